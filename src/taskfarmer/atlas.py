@@ -1,0 +1,5 @@
+"""A door: INI files know these names by `taskfarmer.atlas`."""
+
+from taskfarmer.tasklists.atlas import AthenaTaskList, TransformTaskList
+
+__all__ = ["AthenaTaskList", "TransformTaskList"]

@@ -1,0 +1,129 @@
+"""What `run`, `resume` and the drop-in commands have in common: a guardian, loops below it, and a last line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..config import Config
+from ..core.state import STATES, State
+from ..errors import TaskfarmerError, WorkdirError
+from ..farm import farmer
+from ..farm.create import Opened
+from ..farm.disk import disk_for
+from ..farm.driver import Reporter
+from ..farm.farmer import Result
+from ..farm.guardian import LOST, Guardian, Link
+from ..farm.ledger import Ledger
+from ..farm.options import FarmConfig, FarmerOptions
+from .streams import printed
+
+ALONE_S = 30.0
+"""How long the first of several loops waits for the others before it sums up."""
+
+
+class Audience(Protocol):
+    """Who is told: of the farm that was opened, of what happens, of the end.
+
+    `reporter` is for the first loop, `elsewhere` for each of the others.
+    """
+
+    reporter: Reporter
+    elsewhere: Reporter
+
+    def opened(self, opened: Opened, options: FarmerOptions) -> None:
+        """The farm is there."""
+
+    def closed(self, workdir: Path, result: Result, seconds: float) -> None:
+        """The farmer has left; `seconds` after it started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A farmer to be. `open` finds or makes the farm (in the first loop, so that the guardian touches no file)."""
+
+    surroundings: Config
+    options: FarmerOptions
+    loops: int
+    may_join_loops: bool
+    """Whether one loop may have all slots, since tasks may ask for more than a loop's share."""
+    open: Callable[[], tuple[Opened, FarmConfig]]
+    over: Callable[[FarmConfig], FarmConfig]
+    """Adds to the farm's configuration what was asked for anew, for this farmer."""
+    audience: Callable[[], Audience]
+    workdir: Path
+    exit_status: Callable[[Result], int]
+
+    def run(self) -> int:
+        """Work, and return the exit status."""
+        shares = self.options.divided(self.loops)
+        return Guardian(lambda link, place: self._loop(link, place, shares), len(shares)).run()
+
+    def _loop(self, link: Link, place: int, shares: list[FarmerOptions]) -> int:
+        try:
+            return self._first(link, shares) if place == 0 else self._another(link, shares[place])
+        except TaskfarmerError as error:
+            printed(f"taskfarmer: {error}", sys.stderr)
+            return error.exit_status
+        except OSError as error:
+            printed(f"taskfarmer: {error.filename or self.workdir}: {error.strerror or error}", sys.stderr)
+            return WorkdirError.exit_status
+        except KeyboardInterrupt:
+            return LOST
+        except Exception:  # a defect of ours: to be seen whole
+            traceback.print_exc()
+            return LOST
+
+    def _first(self, link: Link, shares: list[FarmerOptions]) -> int:
+        import time
+
+        began = time.monotonic()
+        opened, config = self.open()
+        runner = farmer.build_runner(config)
+        audience = self.audience()
+        audience.opened(opened, self.options)
+        if self.may_join_loops and any(segment.special for _, segment in opened.ledger.state.segments):
+            shares = [self.options]
+        if len(shares) > 1:
+            link.say("ready")
+        farmer.work(opened.ledger, config, shares[0], runner, self.surroundings, audience.reporter, link)
+        deadline = time.monotonic() + ALONE_S
+        while len(shares) > 1 and not (link.alone or link.gone) and time.monotonic() < deadline:
+            time.sleep(0.005)
+            link.listen()
+        result = farmer.result_of(opened.ledger)
+        audience.closed(opened.ledger.workdir.path, result, time.monotonic() - began)
+        return self.exit_status(result)
+
+    def _another(self, link: Link, options: FarmerOptions) -> int:
+        ledger = Ledger.open(self.workdir, disk_for(self.surroundings.fault))
+        config = self.over(farmer.config_of(ledger))
+        reporter = self.audience().elsewhere
+        farmer.work(ledger, config, options, farmer.build_runner(config), self.surroundings, reporter, link)
+        return 0
+
+
+def summary(state: State) -> dict[str, int]:
+    """Return the counts of all states, in the order people know."""
+    counts = state.counts()
+    return {name: counts[name] for name in STATES}
+
+
+def as_json(workdir: Path, result: Result, seconds: float, status: int) -> str:
+    """Return the last word of a farmer as one JSON object (docs/json.md)."""
+    return json.dumps(
+        {
+            "version": 1,
+            "command": "run",
+            "workdir": str(workdir),
+            "tasks": {name: result.counts[name] for name in STATES},
+            "damaged": result.damaged,
+            "seconds": round(seconds, 3),
+            "exit_status": status,
+        }
+    )

@@ -1,0 +1,186 @@
+"""The commands that steer: `add`, `retry`, `cancel`, `stop`. Each is one entry of the log, which farmers then read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..core.entries import Body, Cancel, News, Retry, Stop
+from ..core.ids import format_ids
+from ..core.state import BLOCKED, CANCELLED, FAILED, READY, TAKEN, UNKNOWN, WAITING, State
+from ..errors import InputError
+from ..farm.ledger import Ledger
+from .asking import anybody_at_work, each, farm, json_option, parse_tasks, print_json, say, workdir_argument
+
+_RETRIED = (FAILED, CANCELLED, UNKNOWN)
+_CANCELLED = (READY, WAITING, BLOCKED, TAKEN, UNKNOWN)
+optional_ids = click.argument("ids", metavar="[IDS]", required=False)
+
+
+class _WithCommand(click.Command):
+    """A command whose arguments may end with `-- command ...`, which is then the parameter `line`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set aside what stands behind `--`."""
+        ctx.meta["taskfarmer.command"] = None
+        if "--" in args:
+            place = args.index("--")
+            args, ctx.meta["taskfarmer.command"] = args[:place], args[place + 1 :]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_WithCommand)
+@workdir_argument
+@click.argument("file", metavar="FILE|-|-- COMMAND", required=False)
+@click.option("--tasklist", "-t", "handler", metavar="NAME",
+              help="What FILE means: a handler's name.  [default: that of the farm]")  # fmt: skip
+@click.option("--after", metavar="IDS", help="The new tasks wait until these have finished.")
+@json_option
+@click.pass_context
+def add(
+    ctx: click.Context, /, workdir: Path, file: str | None, handler: str | None, after: str | None, as_json: bool
+) -> None:
+    """Add tasks to the farm in WORKDIR: those in FILE, those on standard input (-), or one COMMAND.
+
+    \b
+    taskfarmer add tasks.txt_workdir more.txt
+    taskfarmer add tasks.txt_workdir -- simulate --seed 7
+    """
+    from .adding import add_tasks
+
+    command = ctx.meta["taskfarmer.command"]
+    if (command is None) == (file is None) or command == []:
+        raise click.UsageError("name a FILE, or - for standard input, or -- and a COMMAND")
+    if command is not None and handler is not None:
+        raise click.UsageError("--tasklist goes with a FILE")
+    with farm(workdir) as ledger:
+        before = [] if after is None else list(each(parse_tasks(after, ledger)))
+        ids = add_tasks(ledger, file=file, command=command, handler=handler, after=before)
+        _tell(ledger, "add", ids, as_json, "added")
+
+
+@click.command()
+@workdir_argument
+@optional_ids
+@click.option("--failed", is_flag=True, help="All that have failed; so it is where no IDS are named.")
+@json_option
+def retry(workdir: Path, ids: str | None, failed: bool, as_json: bool) -> None:
+    """Have tasks of the farm in WORKDIR done again: IDS that have failed, were cancelled or are unknown.
+
+    Farmers that are at work pick them up; otherwise `taskfarmer resume WORKDIR` does.
+    """
+    if failed and ids is not None:
+        raise click.UsageError("name IDS, or --failed, not both")
+    with farm(workdir) as ledger:
+        named = None if ids is None else list(each(parse_tasks(ids, ledger)))
+
+        def chosen(state: State) -> list[int]:
+            if named is None:
+                return [task for task, code in enumerate(state.status) if code == FAILED]
+            return [task for task in named if state.status[task] in _RETRIED]
+
+        done = _append(ledger, chosen, lambda text: Retry(ids=text))
+        if named is not None:
+            _check_some(ledger, named, done, "failed, was cancelled or is unknown")
+        _tell(ledger, "retry", done, as_json, "to be done again:")
+
+
+@click.command()
+@workdir_argument
+@optional_ids
+@click.option("--all", "everything", is_flag=True, help="All that have not ended; so it is where no IDS are named.")
+@json_option
+def cancel(workdir: Path, ids: str | None, everything: bool, as_json: bool) -> None:
+    """Cancel tasks of the farm in WORKDIR that have not ended: IDS, or all. What runs of them is told to end.
+
+    Tasks that wait for them are blocked. `taskfarmer retry WORKDIR IDS` takes it back.
+    """
+    if everything and ids is not None:
+        raise click.UsageError("name IDS, or --all, not both")
+    with farm(workdir) as ledger:
+        named = None if ids is None else list(each(parse_tasks(ids, ledger)))
+
+        def chosen(state: State) -> list[int]:
+            tasks = range(len(state)) if named is None else named
+            return [task for task in tasks if state.status[task] in _CANCELLED]
+
+        done = _append(ledger, chosen, lambda text: Cancel(ids=text))
+        if named is not None:
+            _check_some(ledger, named, done, "can still be cancelled")
+        _tell(ledger, "cancel", done, as_json, "cancelled")
+
+
+@click.command()
+@workdir_argument
+@click.option("--drain", is_flag=True, help="Let what runs end; start nothing more.")
+@click.option("--farmer", "farmers", multiple=True, metavar="ID", help="Only this farmer; may be repeated.")
+@json_option
+def stop(workdir: Path, drain: bool, farmers: tuple[str, ...], as_json: bool) -> None:
+    """Tell the farmers that are at work on WORKDIR to stop. Tasks that run are ended, and go back to toprocess.
+
+    Farmers that start later are not meant.
+    """
+    with farm(workdir) as ledger:
+        alive = [farmer.id for farmer in ledger.state.alive()]
+        if unknown := [id for id in farmers if id not in alive]:
+            raise InputError(f"no farmer {unknown[0]} is at work", hint=f"at work are: {', '.join(alive) or 'none'}")
+        told = list(farmers) or alive
+        mode = "drain" if drain else "now"
+        if told:
+            ledger.append(lambda _state: (Stop(mode=mode, farmers=list(farmers)), ()))
+        if as_json:
+            print_json("stop", workdir=str(ledger.workdir.path), mode=mode, farmers=told)
+        elif told:
+            say(f"told {len(told)} farmer{'s' * (len(told) > 1)} to {'drain' if drain else 'stop'}")
+        else:
+            say("no farmer is at work")
+
+
+def _append(ledger: Ledger, chosen: Callable[[State], list[int]], body: Callable[[str], Body]) -> list[int]:
+    """Add the entry for the tasks that `chosen` names, given the state; return them. None: no entry."""
+    done: list[int] = []
+
+    def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
+        nonlocal done
+        # What stands in journals only must be in the log before it: a failure that is to be retried, above all.
+        news = ledger.all_news()
+        done = chosen(state)
+        return (body(format_ids(done)), news) if done else None
+
+    ledger.append(make)
+    return done
+
+
+def _check_some(ledger: Ledger, named: list[int], done: list[int], what: str) -> None:
+    """Refuse when none of the named tasks qualified; say how many did not.
+
+    Raises:
+        InputError: none did.
+    """
+    if not done:
+        first = f"task {named[0]} is {ledger.state.name_of(named[0])}"
+        raise InputError(
+            f"none of these tasks {what}: {first}", hint=f"see `taskfarmer why {_path(ledger)} {named[0]}`"
+        )
+    if left := len(set(named)) - len(done):
+        print(f"taskfarmer: left out {left} of the tasks, of which none {what}", file=sys.stderr)
+
+
+def _path(ledger: Ledger) -> str:
+    return shlex.quote(str(ledger.workdir.path))
+
+
+def _tell(ledger: Ledger, command: str, done: Sequence[int], as_json: bool, word: str) -> None:
+    ids = format_ids(done)
+    if as_json:
+        values: dict[str, Any] = {"workdir": str(ledger.workdir.path), "count": len(done), "ids": ids}
+        print_json(command, **values)
+        return
+    say(f"{word} {len(done)} task{'s' * (len(done) != 1)}" + (f": {ids}" if done else ""))
+    if done and command != "cancel" and not anybody_at_work(ledger):
+        say(f"no farmer is at work; start one with: taskfarmer resume {_path(ledger)}")

@@ -1,0 +1,316 @@
+"""A farmer's mind: what it holds, what it runs, what to do next. Pure: the time is handed in, nothing is started here.
+
+`driver.py` asks and acts: `wants` to take, `starts` to spawn, `ended` when a process did, `due` when time has passed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from . import policy
+from .model import Task
+from .policy import Rules
+from .records import Ended
+from .resources import Resources, Share
+from .state import READY, TAKEN, State
+
+Mode = Literal["work", "drain", "stop"]
+LOOK_AHEAD = 200
+"""How far behind a task that does not fit now the queue is searched for one that does."""
+PATIENCE = 50
+"""How many tasks may overtake one that does not fit; then it has the next free slots, so that it is not starved."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An attempt that runs here. Times on the loop's clock, in seconds; `reason`: why it was told to stop."""
+
+    id: int
+    number: int
+    task: Task
+    share: Share
+    began: float
+    timeout_s: float | None
+    reason: str = ""
+    kill_at: float = field(default=float("inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """An action: send TERM (or, `hard`, KILL) to an attempt."""
+
+    id: int
+    hard: bool
+
+
+class Plan:
+    """What farmer `number` of `state` does."""
+
+    def __init__(
+        self,
+        state: State,
+        number: int,
+        rules: Rules,
+        resources: Resources,
+        describe: Callable[[int], Task],
+        is_special: Callable[[int], bool],
+    ) -> None:
+        self.state = state
+        self.number = number
+        self.rules = rules
+        self.resources = resources
+        self.mode: Mode = "work"
+        self.queue: deque[int] = deque()
+        self.running: dict[int, Attempt] = {}
+        self.delayed: list[tuple[float, int]] = []
+        self.misfits: dict[int, str] = {}
+        self._describe = describe
+        self._is_special = is_special
+        self._seconds = 0.0
+        self._overtaken = 0
+        self._next_timeout = float("inf")
+
+    # -- taking --------------------------------------------------------------------------------------------------------
+
+    @property
+    def rate(self) -> float:
+        """Tasks that all slots together end in a second, by the mean of recent ones; 0 before the first."""
+        return self.resources.slots / self._seconds if self._seconds else 0.0
+
+    def wants(self) -> list[int]:
+        """Return the tasks to take now, in order; mostly none."""
+        if self.mode != "work" or (not self.resources.free and len(self.queue) > self.resources.slots):
+            return []
+        alive = self.state.alive()
+        free = self.resources.free
+        if len(self.queue) >= max(free, 1) and self.rate * policy.AHEAD_S / 4 < len(self.queue):
+            return []
+        count = policy.take_size(
+            slots=self.resources.slots,
+            free=free,
+            queued=len(self.queue),
+            rate=self.rate,
+            ready=self.state.status.count(READY),
+            all_slots=sum(farmer.slots for farmer in alive) or self.resources.slots,
+            farmers=len(alive),
+        )
+        if not count:
+            return []
+        return self._fitting(count)
+
+    def _fitting(self, count: int) -> list[int]:
+        found: list[int] = []
+        for task in self.state.ready(len(self.state)):
+            if len(found) >= count:
+                break
+            if task in self.running:  # cancelled and retried before its attempt here has ended
+                continue
+            if self._is_special(task):
+                if task in self.misfits:
+                    continue
+                if why := self.resources.never(self._describe(task)):
+                    self.misfits[task] = why
+                    continue
+            found.append(task)
+        return found
+
+    def took(self, ids: Iterable[int]) -> None:
+        """The log gave us these. Who has been told to stop meanwhile lets them be: leaving frees them."""
+        if self.mode == "work":
+            self.queue.extend(ids)
+
+    def gives_back(self) -> list[int]:
+        """Return queued tasks that others want more, and forget them."""
+        wanted = sum(farmer.want for farmer in self.state.alive())
+        count = policy.give_back(queued=len(self.queue), rate=self.rate, wanted=wanted)
+        return [self.queue.pop() for _ in range(count)]
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    def next_start(self, now: float) -> Attempt | None:
+        """Return the next attempt to start, its share already taken; None when nothing fits or nothing is there."""
+        if self.mode != "work" or not self.resources.free:
+            return None
+        while self.delayed and self.delayed[0][0] <= now:
+            self.queue.appendleft(heapq.heappop(self.delayed)[1])
+        if not self.queue:
+            return None
+        task = self.queue[0]
+        if self._is_special(task):
+            return self._next_special(now)
+        share = self.resources.take_one()
+        if share is None:
+            return None
+        self.queue.popleft()
+        return self._begin(task, self._describe(task), share, now)
+
+    def _next_special(self, now: float) -> Attempt | None:
+        for place, task in enumerate(self.queue):
+            if place >= LOOK_AHEAD or (place and self._overtaken >= PATIENCE):
+                return None
+            described = self._describe(task)
+            share = self.resources.take(described)
+            if share is not None:
+                self._overtaken = self._overtaken + 1 if place else 0
+                del self.queue[place]
+                return self._begin(task, described, share, now)
+        return None
+
+    def _begin(self, id: int, task: Task, share: Share, now: float) -> Attempt:
+        timeout = task.timeout_s if task.timeout_s is not None else self.rules.task_timeout_s
+        attempt = Attempt(id, self.state.tries_of(id).attempts + 1, task, share, now, timeout)
+        self.running[id] = attempt
+        if timeout is not None:
+            self._next_timeout = min(self._next_timeout, now + timeout)
+        return attempt
+
+    def refused(self, attempt: Attempt) -> str:
+        """Return why an attempt must not start: its task took too many farmers with it. Mostly the empty string.
+
+        Such an attempt fails for the reason `lost`, whatever retries are left, unless it was told to stop before.
+        """
+        losses = self.state.tries_of(attempt.id).losses
+        if losses <= self.rules.max_losses:
+            return ""
+        attempt.reason = attempt.reason or "lost"
+        return f"its farmer died while it ran, {losses} times; it is not started, `taskfarmer retry` lets it run again"
+
+    # -- ending --------------------------------------------------------------------------------------------------------
+
+    def ended(
+        self, id: int, status: int, now: float, time: float, usage: tuple[float, float, int], chance: float
+    ) -> Ended:
+        """Take in that an attempt ended, and return the record of it: its outcome is decided here.
+
+        `status` < 0 is a signal; `time` is the wall clock's for the record; `usage` user and system seconds and KiB;
+        `chance` in [0, 1) spreads retries.
+        """
+        attempt = self.running.pop(id)
+        self.resources.give(attempt.share)
+        duration = max(now - attempt.began, 1e-6)
+        if not attempt.reason:
+            self._seconds = duration if not self._seconds else 0.95 * self._seconds + 0.05 * duration
+        outcome = self._outcome(attempt, status)
+        if outcome == "again":
+            failures = self.state.tries_of(id).failures + 1
+            self._delay(id, now + policy.retry_delay(self.rules, failures, chance))
+        return Ended(id, attempt.number, outcome, status, time, *usage, attempt.reason or "-")
+
+    def not_started(self, id: int, now: float, time: float) -> Ended:
+        """The machine could not start an announced attempt: its task comes again in a second. Return the record."""
+        attempt = self.running.pop(id)
+        self.resources.give(attempt.share)
+        self._delay(id, now + 1.0)
+        return Ended(id, attempt.number, "back", 0, time, 0.0, 0.0, 0, "nostart")
+
+    def _delay(self, id: int, until: float) -> None:
+        """Have a task come again; not if we are leaving, or if it is no longer ours."""
+        if self.mode == "work" and self._is_ours(id):
+            heapq.heappush(self.delayed, (until, id))
+
+    def _is_ours(self, id: int) -> bool:
+        return self.state.owner[id] == self.number and self.state.status[id] == TAKEN
+
+    def _outcome(self, attempt: Attempt, status: int) -> str:
+        if attempt.reason == "stopped":
+            return "back"  # also with status 0: who is told to end may say 0 without having done the work
+        if attempt.reason == "cancelled":
+            return "cancel"
+        if attempt.reason == "lost":
+            return "fail"
+        if status == 0 and not attempt.reason:
+            return "ok"
+        retries = attempt.task.retries if attempt.task.retries is not None else self.rules.retries
+        return "again" if self.state.tries_of(attempt.id).failures < retries else "fail"
+
+    # -- stopping ------------------------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> list[Stop]:
+        """Return the attempts that must be told to end now: their time is over, or their grace is."""
+        if now < self._next_timeout:
+            return []
+        stops = []
+        for attempt in self.running.values():
+            if attempt.kill_at <= now:
+                attempt.kill_at = now + 1.0  # until it is gone: a process may be born while its group is killed
+                stops.append(Stop(attempt.id, hard=True))
+            elif not attempt.reason and attempt.timeout_s is not None and attempt.began + attempt.timeout_s <= now:
+                stops.append(self.stop(attempt, "timeout", now))
+        self._next_timeout = min(map(_deadline, self.running.values()), default=float("inf"))
+        return stops
+
+    @property
+    def next_deadline(self) -> float:
+        """When `due` or a delayed task next has something to say."""
+        delayed = self.delayed[0][0] if self.delayed and self.resources.free and self.mode == "work" else float("inf")
+        return min(self._next_timeout, delayed)
+
+    def stop(self, attempt: Attempt, reason: str, now: float) -> Stop:
+        """Tell one attempt to end, for `reason`: TERM now, KILL after the grace."""
+        attempt.reason = reason
+        attempt.kill_at = now + self.rules.stop_grace_s
+        self._next_timeout = min(self._next_timeout, attempt.kill_at)
+        return Stop(attempt.id, hard=False)
+
+    def stop_all(self, now: float, *, hard: bool = False) -> list[Stop]:
+        """Stop everything: nothing starts any more, what runs is told to end (`hard`: at once)."""
+        self.mode = "stop"
+        self.queue.clear()
+        self.delayed.clear()
+        stops = [self.stop(a, "stopped", now) for a in self.running.values() if not a.reason]
+        if hard:
+            for attempt in self.running.values():
+                attempt.kill_at = now
+            self._next_timeout = now
+        return stops
+
+    def drain(self) -> None:
+        """Start nothing any more; what runs may end."""
+        if self.mode == "work":
+            self.mode = "drain"
+        self.queue.clear()
+        self.delayed.clear()
+
+    def no_longer_ours(self, now: float) -> list[Stop]:
+        """After news: forget queued tasks that were taken from us, and stop what runs of them (cancelled)."""
+        ours = self._is_ours
+        if not all(map(ours, self.queue)):
+            self.queue = deque(filter(ours, self.queue))
+        if not all(ours(task) for _, task in self.delayed):
+            self.delayed = [item for item in self.delayed if ours(item[1])]
+            heapq.heapify(self.delayed)
+        return [
+            self.stop(attempt, "cancelled", now)
+            for attempt in self.running.values()
+            if not attempt.reason and not ours(attempt.id)
+        ]
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs here and nothing waits to."""
+        return not (self.running or self.queue or self.delayed)
+
+    def finished(self) -> bool:
+        """Whether this farmer can leave: it was stopped and nothing runs, or nothing is left that it could ever do."""
+        if not self.idle:
+            return False
+        if self.mode != "work":
+            return True
+        return self.state.open_tasks() == 0 or self._only_misfits()
+
+    def _only_misfits(self) -> bool:
+        """Whether all that is open can never run here, or waits for such tasks; and nobody holds anything."""
+        if not self.misfits or self.state.status.count(TAKEN):
+            return False
+        return self.state.status.count(READY) == sum(self.state.status[task] == READY for task in self.misfits)
+
+
+def _deadline(attempt: Attempt) -> float:
+    timeout = attempt.timeout_s if attempt.timeout_s is not None and not attempt.reason else float("inf")
+    return min(attempt.kill_at, attempt.began + timeout)

@@ -1,0 +1,206 @@
+"""Making a farm, or taking up the one that is there: the first to arrive creates it, atomically, with its tasks.
+
+The tasks are written first; then one entry, number 1 of the log, says what the farm is and which file has its tasks.
+Whoever loses that race uses the winner's farm, and its own file of tasks is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.entries import Entry, Farm
+from ..core.ids import format_ids
+from ..definitions import Definition
+from ..errors import InputError, WorkdirError
+from . import edited
+from .disk import Disk, fresh_id
+from .ledger import CLI, Ledger
+from .log import Log
+from .options import FarmConfig
+from .segments import Segments, write_segment
+from .workdir import Workdir
+
+Lines = Callable[[Definition], Iterable[bytes]]
+"""Reads the list as the handler of a farm means it: encoded tasks (`core.model`), in order."""
+OLD_TIMELINE = "timeline.pytaskfarmer.json"
+
+
+@dataclass(slots=True)
+class Opened:
+    """A farm that is ready to be worked on; `notes` are worth a line each."""
+
+    ledger: Ledger
+    created: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, disk: Disk) -> Opened:
+    """Return the farm in `path`, made from `lines` if there is none.
+
+    Raises:
+        InputError: the list cannot be used, or is another one than the farm's; nothing is left behind.
+        WorkdirError: the workdir cannot be made, read or written.
+    """
+    workdir = Workdir(path)
+    if workdir.is_farm() and _numbers(Log(workdir.log, workdir.new, disk)):
+        return _take_up(workdir, config, digest, lines, disk)
+    notes: list[str] = []
+    old = _Old(workdir) if workdir.is_old() else None
+    with _directories(workdir, disk) as files:
+        segment = write_segment(workdir.tasks, lines(config.handler), disk, source=config.tasklist, digest=digest)
+        files += [workdir.tasks / segment.file, (workdir.tasks / segment.file).with_suffix(".idx")]
+        ok = bad = ""
+        if old is not None:
+            segments = Segments(workdir.tasks)
+            segments.learn([(0, segment)])
+            ok, bad = old.ended(segments, segment.count, notes)
+            old.keep_timeline(disk, notes)
+        body = Farm(
+            config=config.to_json(), lease_s=config.lease_s, heartbeat_s=config.heartbeat_s, segment=segment, ok=ok,
+            bad=bad,
+        )  # fmt: skip
+        entry = Entry(by=CLI, time=time.time(), nonce=fresh_id(), body=body)
+        if not Log(workdir.log, workdir.new, disk).publish(1, entry):
+            for file in files:
+                disk.remove(str(file))
+            return _take_up(workdir, config, digest, lines, disk)
+    return Opened(Ledger.open(path, disk), created=True, notes=notes)
+
+
+def _numbers(log: Log) -> list[int]:
+    try:
+        return log.numbers()
+    except PermissionError as error:
+        raise WorkdirError(f"{error.filename}: {error.strerror}", hint="ask its owner for the right to read") from error
+
+
+def _take_up(workdir: Workdir, config: FarmConfig, digest: str, lines: Lines, disk: Disk) -> Opened:
+    ledger = Ledger.open(workdir.path, disk)
+    notes: list[str] = []
+    first = ledger.state.segments[0][1]
+    if digest != first.digest:
+        kept = Definition.from_json(ledger.state.config["handler"])
+        difference = edited.compare(ledger.segments.file(0).texts(), edited.texts(lines(kept)))
+        if not config.tasklist and difference.added:
+            raise InputError(
+                f"{workdir.path} belongs to another sweep, or list: {difference.added} of these tasks are not in it",
+                hint="give this sweep a workdir of its own with --workdir",
+            )
+        if not difference.related and config.tasklist != first.source:
+            raise InputError(
+                f"{workdir.path} belongs to another list ({first.source or 'no file'})",
+                file=config.tasklist or None,
+                hint="give this list a workdir of its own with --workdir",
+            )
+        notes += difference.notes(str(workdir.path))
+    return Opened(ledger, created=False, notes=notes)
+
+
+@contextmanager
+def _directories(workdir: Workdir, disk: Disk) -> Iterator[list[Path]]:
+    """Make the directories; if the farm does not come about, they and the files that the list names are removed.
+
+    Not after an interrupt: another farmer, which was not told to stop, may be at work in them.
+    """
+    made: list[Path] = []
+    files: list[Path] = []
+    try:
+        for directory in workdir.directories():
+            if not directory.is_dir():
+                disk.mkdir(str(directory))
+                made.append(directory)
+    except OSError as error:
+        _unmake(workdir, made, files)
+        hint = "its parent must exist" if isinstance(error, FileNotFoundError) else "choose another with --workdir"
+        raise WorkdirError(f"{error.filename}: the workdir cannot be made: {error.strerror}", hint=hint) from error
+    try:
+        yield files
+    except Exception:
+        _unmake(workdir, made, files)
+        raise
+
+
+def _unmake(workdir: Workdir, made: list[Path], files: list[Path]) -> None:
+    with suppress(OSError):
+        for file in files if not any(workdir.log.iterdir()) else ():  # interrupted just after it was published
+            file.unlink(missing_ok=True)
+    if workdir.path in made:
+        made.append(workdir.path / "output")  # handlers of ATLAS make it
+    for directory in sorted(made, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):
+            directory.rmdir()
+
+
+class _Old:
+    """What PyTaskFarmer left: `finished` and `failed` count; all other ids remain, also those that no file names."""
+
+    def __init__(self, workdir: Workdir) -> None:
+        self._workdir = workdir
+
+    def ended(self, segments: Segments, count: int, notes: list[str]) -> tuple[str, str]:
+        """Return (finished, failed) as ranges of ids, and add what is worth saying to `notes`."""
+        ok = set(self._read("finished", segments, count, notes) or ())
+        bad = set(self._read("failed", segments, count, notes) or ()) - ok
+        remaining = self._read("toprocess", segments, count, notes)
+        lost = set() if remaining is None else set(range(count)) - ok - bad - set(remaining)
+        notes.insert(0, f"a workdir of PyTaskFarmer is taken over: {len(ok)} tasks finished, {len(bad)} failed")
+        if lost:
+            notes.append(f"{len(lost)} tasks were in none of its files; they will be run ({_some(lost)})")
+        return format_ids(ok), format_ids(bad)
+
+    def keep_timeline(self, disk: Disk, notes: list[str]) -> None:
+        """Give the old timeline another name, since ours takes its place. A link never takes one that is there."""
+        old, new = self._workdir.path / "timeline.json", self._workdir.path / OLD_TIMELINE
+        if not old.exists() or new.exists():
+            return
+        with suppress(FileExistsError, FileNotFoundError):  # another farmer was faster
+            disk.link(str(old), str(new))
+            disk.remove(str(old))
+            notes.append(f"its timeline is now {new}")
+
+    def _read(self, name: str, segments: Segments, count: int, notes: list[str]) -> list[int] | None:
+        path = self._workdir.path / name
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise WorkdirError(f"{path}: {error.strerror}") from error
+        found = []
+        lines = data.split(b"\n")
+        if lines.pop():
+            notes.append(f"{path}: the last line was cut; it is not counted")
+        for number, line in enumerate(lines, 1):
+            head, _, text = line.partition(b" ")
+            if not head.isdigit() or len(head) > 18 or int(head) >= count:
+                notes.append(f"{path}:{number}: no task of the list has the id {head[:20].decode(errors='replace')!r}")
+            elif text.decode(errors="surrogateescape") != segments.text(int(head)):
+                notes.append(f"{path}:{number}: task {int(head)} has another text than in the list; it is run again")
+            else:
+                found.append(int(head))
+        return found
+
+
+def _some(ids: Iterable[int]) -> str:
+    text = format_ids(ids)
+    return text if len(text) < 60 else text[: text.rfind(",", 0, 60)] + ",..."
+
+
+def working_directory(config: FarmConfig) -> None:
+    """Go where the tasks run.
+
+    Raises:
+        WorkdirError: it is not there.
+    """
+    try:
+        os.chdir(config.cwd)
+    except OSError as error:
+        raise WorkdirError(
+            f"{config.cwd}: the tasks' working directory cannot be entered: {error.strerror}",
+            hint="run this on a host that has it, or name another with `taskfarmer resume --cwd DIR`",
+        ) from error

@@ -1,0 +1,160 @@
+"""Everything that the loop does to the world goes through here: writes, links, renames, creations, syncs, spawns.
+
+One place, so that a test can count them and end a process at any of them (`TASKFARMER_FAULT`, tests only):
+
+    TASKFARMER_FAULT=loop@17        SIGKILL to the loop just before its 17th operation
+    TASKFARMER_FAULT=guardian@17    to its parent
+    TASKFARMER_FAULT=both@17        to both
+    TASKFARMER_FAULT=count@PATH     no fault; a line per operation is appended to PATH
+
+"Just before operation n + 1" is also "just after operation n", so counting up visits every gap.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..errors import InputError
+
+Hook = Callable[[str, str], None]
+
+
+class Disk:
+    """The operations, each a system call or two. Errors are the operating system's (`OSError`)."""
+
+    def __init__(self, hook: Hook | None = None) -> None:
+        self._hook = hook
+
+    def about_to(self, operation: str, what: str = "") -> None:
+        """Say what comes next; a test may end the process here."""
+        if self._hook is not None:
+            self._hook(operation, what)
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory; one that exists is as good."""
+        self.about_to("mkdir", path)
+        with suppress(FileExistsError):
+            os.mkdir(path)
+
+    def create(self, path: str, flags: int = 0) -> int:
+        """Create a file that must not exist, and return a descriptor for writing."""
+        self.about_to("create", path)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, 0o666)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        """Write once; return how many bytes went out (fewer than given when the disk fills up)."""
+        self.about_to("write")
+        return os.write(fd, data)
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        """Write until all is out.
+
+        Raises:
+            OSError: it is not; some of it may be.
+        """
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.write(fd, rest) :]
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> None:
+        """Overwrite bytes in place."""
+        self.about_to("write")
+        os.pwrite(fd, data, offset)
+
+    def sync(self, fd: int) -> None:
+        """Bring what was written to the disk."""
+        self.about_to("sync")
+        os.fsync(fd)
+
+    def sync_directory(self, path: str) -> None:
+        """Bring the names in a directory to the disk; file systems that cannot are forgiven."""
+        self.about_to("sync", path)
+        with suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def link(self, old: str, new: str) -> None:
+        """Give a file a second name, which must not exist."""
+        self.about_to("link", new)
+        os.link(old, new)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name; what had it is gone."""
+        self.about_to("rename", new)
+        os.replace(old, new)
+
+    def remove(self, path: str) -> None:
+        """Remove a name that need not exist."""
+        self.about_to("remove", path)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def put(self, path: str, data: bytes, *, sync: bool = True) -> None:
+        """Make a file appear whole or not at all: written beside, synced, renamed."""
+        beside = f"{path}.{os.getpid()}.new"
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        try:
+            fd = self.create(beside)
+            try:
+                self.write_all(fd, data)
+                if sync:
+                    self.sync(fd)
+            finally:
+                os.close(fd)
+            self.rename(beside, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
+
+
+def fresh_id() -> str:
+    """Return 16 hexadecimal digits that nobody else has: 64 random bits."""
+    return os.urandom(8).hex()
+
+
+def disk_for(fault: str) -> Disk:
+    """Return the disk that `Config.fault` asks for: the plain one, unless a test says otherwise.
+
+    Raises:
+        InputError: the text is no fault.
+    """
+    if not fault:
+        return Disk()
+    what, _, where = fault.partition("@")
+    if what == "count":
+        return Disk(_counter(where))
+    if what not in ("loop", "guardian", "both") or not where.isdigit():
+        raise InputError(f"TASKFARMER_FAULT={fault!r} is no fault", hint="unset it: it is for tests")
+    return Disk(_killer(what, int(where)))
+
+
+def _killer(whom: str, when: int) -> Hook:
+    left = when
+
+    def hook(_operation: str, _what: str) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            if whom in ("guardian", "both"):
+                os.kill(os.getppid(), signal.SIGKILL)
+            if whom in ("loop", "both"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def _counter(path: str) -> Hook:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def hook(operation: str, what: str) -> None:
+        os.write(fd, f"{operation} {what}\n".encode(errors="surrogateescape"))
+
+    return hook

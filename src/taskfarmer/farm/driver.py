@@ -1,0 +1,552 @@
+"""The loop of a farmer: start what fits, wait for one event, record it, decide; until nothing is left to do.
+
+Deciding is `core.plan`; acting is an executor; agreeing is the ledger. What is here is the order of things:
+
+* an attempt is announced in the journal, with one `write()` a turn, before it is started;
+* what is written about tasks is written before anybody acts on it;
+* whatever is slow (looking at the log, heartbeats, syncs, views) has its own pace in `upkeep.Pace`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from ..core import records
+from ..core.entries import Body, Join, Leave, News, Report, Take
+from ..core.ids import format_ids, parse_ids
+from ..core.plan import Attempt, Plan, Stop
+from ..core.policy import too_many_failures
+from ..core.records import Ended, Started
+from ..core.resources import Resources
+from ..core.state import FAILED, READY, State
+from ..errors import WorkdirError
+from . import host
+from .disk import Disk
+from .executors import Executor, Exit, Launch, StartError
+from .guardian import Link
+from .journal import Journal
+from .ledger import Ledger
+from .options import FarmConfig, FarmerOptions
+from .upkeep import Heart, Job, Pace, Undertaker
+from .views import refresh_views
+
+PATIENT_LOOKS = 6
+"""Looks (about 0.1 s) after which an idle farmer asks the others for some of what they hold."""
+SAID_AGAIN_S = 30.0
+"""How often the same trouble is said."""
+VIEWS_S = 0.1
+"""How long the loop may be away for the views."""
+
+
+class Reporter(Protocol):
+    """Is told what happens, for people to read. Called from the loop: it must be quick, and never raise."""
+
+    def say(self, text: str) -> None:
+        """Something worth a line."""
+
+    def started(self, attempt: Attempt) -> None:
+        """An attempt was started."""
+
+    def ended(self, attempt: Attempt, end: Ended) -> None:
+        """An attempt ended."""
+
+    def progress(self, state: State, rate: float) -> None:
+        """Twice a second or so: how things stand; `rate` in tasks a second of this farmer."""
+
+
+class Views(Protocol):
+    """Keeps the text views (`farm.views.ViewKeeper`)."""
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time."""
+
+    problem: str
+
+    def update(self, besides: str = ..., *, budget_s: float = ...) -> bool:
+        """Bring them up to date; `besides`: the farmer whose journal the state always knows. Never raises."""
+
+
+class Driver:
+    """One life of one farmer."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        config: FarmConfig,
+        options: FarmerOptions,
+        *,
+        id: str,
+        link: Link,
+        executor: Executor,
+        reporter: Reporter,
+        views: Views,
+        first: bool = True,
+    ) -> None:
+        self.ledger = ledger
+        self.config = config
+        self.options = options
+        self.id = id
+        self.link = link
+        self.executor = executor
+        self.reporter = reporter
+        self.views = views
+        self.disk: Disk = ledger.disk
+        self.problem = ""
+        self._first = first
+        self._clock = time.monotonic
+        self._signals: list[int] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake_r, self._wake_w = os.pipe()
+        self._undertaker = Undertaker(ledger, id, config.heartbeat_s, config.lease_s, reporter.say)
+        self._announced: list[Attempt] = []
+        self._failed = False
+        self._hold_until = 0.0
+        self._said: dict[str, float] = {}
+        self._looks = 0
+        self._next_look = 0.0
+        self._guardian_mourned = False
+
+    # -- a life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Join the farm, work until nothing is left that this farmer could do, or until it is stopped, and leave."""
+        self._listen()
+        self._join()
+        try:
+            while not self.plan.finished():
+                self._turn()
+            self._leave()
+        finally:
+            signal.set_wakeup_fd(-1)
+            self.executor.close()
+
+    def _listen(self) -> None:
+        """From here on signals are events of the loop."""
+        for fd in (self._wake_r, self._wake_w):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            signal.signal(number, lambda n, _frame: self._signals.append(n))
+        signal.signal(signal.SIGCHLD, lambda _n, _frame: None)
+        host.signal_at_parents_death(0)  # from here on the pipe says so
+        self._selector.register(self._wake_r, selectors.EVENT_READ, self._drain_wakes)
+        self._selector.register(self.link.fd, selectors.EVENT_READ, self.link.listen)
+        self.executor.attach(self._selector)
+
+    def _drain_wakes(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_r, 65536)
+
+    def _join(self) -> None:
+        self._undertaker.bury_the_gone()
+        self._make_directories()
+        workdir = self.ledger.workdir
+        self.journal = Journal(workdir.journals / self.id, self.id, self.disk)
+        self._heart = Heart(workdir.alive / self.id, self.disk)
+        place = host.here(self.link.guardian).to_json()
+        self.ledger.append(lambda _state: (Join(host=place, slots=self.options.slots), ()), self.id)
+        state = self.ledger.state
+        self.number = state.index[self.id]
+        self._joined = state.number
+        self._failures = state.status.count(FAILED)
+        segments = self.ledger.segments
+        self.plan = Plan(
+            state,
+            self.number,
+            self.config.rules,
+            Resources(self.options.slots, self.options.memory_bytes, self.options.gpus),
+            segments.task,
+            segments.is_special,
+        )
+        self.link.say(f"lease {self.config.lease_s}")
+        self._beat()
+        now = self._clock()
+        self._deadline = now + self.options.limit_s if self.options.limit_s is not None else float("inf")
+        self._pace = Pace(
+            [
+                Job(lambda: 1.0, self._look),
+                Job(lambda: self.config.heartbeat_s, self._beat),
+                Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
+                Job(lambda: 1.0, self._sync),
+                Job(lambda: 1.0 if len(self.ledger.state.deps) else 30.0, self._publish),
+                Job(lambda: 0.5, self._show),
+            ],
+            now,
+        )
+        if self._failures:
+            self._mind_failures()
+
+    def _make_directories(self) -> None:
+        """Make what somebody removed, or a copy left out because it was empty."""
+        for directory in self.ledger.workdir.directories():
+            if not directory.is_dir():
+                with suppress(OSError):
+                    self.disk.mkdir(str(directory))
+
+    def _turn(self) -> None:
+        """One round of the loop."""
+        busy = self._reap()
+        self._act(self.plan.due(self._clock()))
+        if self._pace.next <= self._clock():
+            self._pace.run(self._clock)
+        if self._signals or self._deadline <= self._clock() or self.link.gone:
+            self._obey()
+        self._take()
+        busy = self._start() or busy
+        if not busy:
+            self._wait()
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        until = min(self._pace.next, self.plan.next_deadline, self._deadline, self._idle_until())
+        if self._hold_until > self._clock():
+            until = min(until, self._hold_until)
+        for key, _ in self._selector.select(max(0.0, until - self._clock())):
+            key.data()
+
+    def _idle_until(self) -> float:
+        """While nothing is to be done here, look at what others do: at once, then at growing distances up to 1 s."""
+        if not self.plan.idle or self.plan.mode != "work":
+            self._looks = 0
+            return float("inf")
+        now = self._clock()
+        if self._looks == 0 or now >= self._next_look:
+            self._looks += 1
+            self._next_look = now + min(1.0, 0.005 * 1.5**self._looks)
+            self._look()
+            if self.plan.finished() or self.plan.wants():
+                return now
+        return self._next_look
+
+    def _reap(self) -> bool:
+        """Record the attempts that ended."""
+        ends = list(self.executor.reap())
+        if not ends:
+            return False
+        now, wall = self._clock(), time.time()
+        for end in ends:
+            self._record_end(end, now, wall)
+        self._write()
+        if self._failed:
+            self._mind_failures()
+        return True
+
+    def _record_end(self, end: Exit, now: float, wall: float) -> None:
+        attempt = self.plan.running[end.id]
+        usage = (end.user_s, end.system_s, end.rss_kib)
+        record = self.plan.ended(end.id, end.status, now, wall, usage, random.random())
+        self._record(attempt, record)
+        if attempt.reason and self.plan.mode != "stop":
+            self._kill_remains(attempt)
+
+    def _record(self, attempt: Attempt, record: Ended) -> None:
+        self.journal.append(records.ended(record))
+        self.ledger.state.observe(self.id, (record,), 0)
+        self._failed = self._failed or record.outcome == "fail"
+        self.reporter.ended(attempt, record)
+
+    def _kill_remains(self, attempt: Attempt) -> None:
+        """What an attempt that was told to end left behind in sessions of its own ends too."""
+        for pid in host.of_attempt(self.id, attempt.id, attempt.number):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _write(self) -> bool:
+        """Write the journal; a disk that does not take it is said once, and holds new starts back."""
+        written = self.journal.flush()
+        if written and self.problem:
+            self.ledger.read_tail(self.id)  # the state may have been made anew while the records were in memory
+        elif written:
+            self.ledger.state.observe(self.id, (), self.journal.length)
+        if not written and not self.problem:
+            self.problem = f"the journal cannot be written ({self.journal.problem}); nothing is started until it can"
+            self.reporter.say(self.problem)
+        elif written and self.problem:
+            self.problem = ""
+            self.reporter.say("the journal can be written again")
+        return written
+
+    def _obey(self) -> None:
+        now = self._clock()
+        while self._signals:
+            number = self._signals.pop(0)
+            if number == signal.SIGUSR2:
+                self.reporter.say("draining: nothing new is started")
+                self.plan.drain()
+            else:
+                again = self.plan.mode == "stop" and number == signal.SIGINT
+                self._stop(f"stopped by {signal.Signals(number).name}", hard=again)
+        if self._deadline <= now:
+            self._deadline = float("inf")
+            self._stop("the time limit is reached")
+        if self.link.gone and not self._guardian_mourned:
+            self._guardian_mourned = True
+            self._stop("the guardian is gone", hard=True)
+            host.kill_descendants(2.0, reap=lambda: None)
+
+    def _stop(self, why: str, *, hard: bool = False) -> None:
+        self.reporter.say(why)
+        self._act(self.plan.stop_all(self._clock(), hard=hard))
+        if hard:
+            self._act(self.plan.due(self._clock()))
+
+    def _act(self, stops: list[Stop]) -> None:
+        for stop in stops:
+            self.executor.signal(stop.id, signal.SIGKILL if stop.hard else signal.SIGTERM)
+            if stop.hard and (attempt := self.plan.running.get(stop.id)) is not None:
+                self._kill_remains(attempt)
+
+    def _mind_failures(self) -> None:
+        state, rules = self.ledger.state, self.config.rules
+        self._failed, self._failures = False, state.status.count(FAILED)
+        if self.plan.mode == "work" and too_many_failures(rules, self._failures, len(state)):
+            self._publish()  # others count them, too
+            why = f"{self._failures} tasks failed, the limit is reached"
+            if rules.halt == "now":
+                self._stop(why)
+            else:
+                self.reporter.say(f"{why}: nothing new is started")
+                self.plan.drain()
+
+    # -- taking and starting -------------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        if self.journal.stuck or not self.plan.wants():
+            return
+
+        def make(_state: State) -> tuple[Body, tuple[News, ...]] | None:
+            ids = self.plan.wants()
+            return (Take(ids=format_ids(ids)), self._own_news()) if ids else None
+
+        body = self._append(make)
+        if isinstance(body, Take):
+            self.plan.took(parse_ids(body.ids))
+
+    def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Body | None:
+        """Append to the log; a disk that does not take it is said once and tried again later.
+
+        Nothing is agreed while the journal is stuck: what it says and what the log says must fit together.
+        """
+        if self.journal.stuck:
+            return None
+        try:
+            entry = self.ledger.append(make, self.id)
+        except WorkdirError as error:
+            self._hold(str(error))
+            return None
+        self._heed()
+        if entry is not None and self.ledger.state.number - self.ledger.snapshot_at >= 256:
+            self.ledger.snapshot(self.id)
+        return entry.body if entry is not None else None
+
+    def _own_news(self) -> tuple[News, ...]:
+        return self.ledger.news(self.id)
+
+    def _hold(self, why: str, seconds: float = 1.0) -> None:
+        """Start nothing for so long; say why, if it was not said in the last half minute."""
+        now = self._clock()
+        if self._said.get(why, float("-inf")) <= now - SAID_AGAIN_S:
+            self._said[why] = now
+            self.reporter.say(why)
+        self._hold_until = max(self._hold_until, now + seconds)
+
+    def _start(self) -> bool:
+        """Announce and start what fits."""
+        now = self._clock()
+        if self._announced and self.plan.mode != "work":
+            self._take_back(self._announced)
+        if now < self._hold_until or (self.journal.stuck and not self._write()):
+            return False
+        while (attempt := self.plan.next_start(now)) is not None:
+            self._announced.append(attempt)
+            record = Started(attempt.id, attempt.number, attempt.share.slots[0], time.time())
+            self.journal.append(records.started(record.id, record.attempt, record.slot, record.time))
+            self.ledger.state.observe(self.id, (record,), 0)
+        if not self._announced or not self._write():
+            return False
+        while self._announced:
+            if not self._launch(self._announced[0]):
+                self._take_back(self._announced)
+            else:
+                del self._announced[0]
+        return True
+
+    def _take_back(self, attempts: list[Attempt]) -> None:
+        """What was announced is not started: the machine cannot, or we were told to stop."""
+        for attempt in attempts:
+            self._record(attempt, self.plan.not_started(attempt.id, self._clock(), time.time()))
+        attempts.clear()
+        self._write()
+
+    def _launch(self, attempt: Attempt) -> bool:
+        """Start one attempt; False when the machine cannot start any now."""
+        if why := self.plan.refused(attempt):
+            self._end_unstarted(attempt, 126, why)
+            return True
+        attempt.began = self._clock()
+        try:
+            self.executor.start(Launch(attempt.id, attempt.number, attempt.task, attempt.share))
+        except StartError as error:
+            if error.retryable:
+                self._hold(f"tasks cannot be started now ({error}); it is tried again")
+                self._make_directories()
+                return False
+            self._end_unstarted(attempt, error.status, str(error))
+            return True
+        self.reporter.started(attempt)
+        if attempt.reason:  # it was told to end between announcement and start
+            self._act([Stop(attempt.id, hard=False)])
+        return True
+
+    def _end_unstarted(self, attempt: Attempt, status: int, why: str) -> None:
+        self.reporter.say(f"task {attempt.id}: {why}")
+        self._record_end(Exit(attempt.id, status), self._clock(), time.time())
+        self._write()
+
+    # -- what has its own pace -----------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """See what others have agreed, and, if we could use it, what they have done since."""
+        self._look_at_log()
+        if not self.plan.queue:
+            self._look_at_others()
+
+    def _look_at_log(self) -> None:
+        try:
+            changed = self.ledger.refresh()
+        except OSError as error:
+            if not self.ledger.workdir.log.is_dir() and self.ledger.workdir.path.parent.is_dir():
+                self._stop("the workdir is gone", hard=True)
+            self._hold(f"the log cannot be read: {error.strerror}", 0.0)
+            return
+        if changed:
+            self._heed()
+            self._give_back()
+
+    def _heed(self) -> None:
+        """Act on what the log says by now."""
+        state = self.ledger.state
+        now = self._clock()
+        if state.farmer(self.id).ended == "buried":
+            if self.plan.mode != "stop":
+                self._stop("another farmer took this one for dead; it leaves", hard=True)
+            return
+        self._act(self.plan.no_longer_ours(now))
+        if state.status.count(FAILED) > self._failures:
+            self._mind_failures()
+        for number, mode, farmers in state.stops:
+            if number > self._joined and (not farmers or self.id in farmers):
+                self._joined = number
+                if mode == "drain":
+                    self.reporter.say("asked to drain: nothing new is started")
+                    self.plan.drain()
+                else:
+                    self._stop("asked to stop")
+
+    def _give_back(self) -> None:
+        back = self.plan.gives_back()
+        if not back:
+            return
+        ids = format_ids(back)
+        told = self.ledger.state.farmer(self.id).told
+        news = self.ledger.news_of(self.id)
+        given = News(
+            of=news.of, length=max(news.length, told), ok=news.ok, bad=news.bad, back=ids, tries=news.tries,
+            running=news.running,
+        )  # fmt: skip
+        if self._append(lambda _state: (Report(), (given,))) is None:
+            self.plan.took(reversed(back))
+
+    def _look_at_others(self) -> None:
+        state = self.ledger.state
+        if len(state.alive()) < 2:
+            return
+        self.ledger.read_tails(besides=self.id)
+        if self._looks > PATIENT_LOOKS and not state.farmer(self.id).want:
+            self._append(lambda _state: (Report(want=self.options.slots), self._own_news()))
+
+    def _beat(self) -> None:
+        """Renew the heartbeat; tell the guardian when it stands on the disk."""
+        try:
+            self._heart.beat()
+        except OSError as error:
+            self._hold(f"the heartbeat cannot be written: {error.strerror}", 0.0)
+        else:
+            self.link.say("beat")
+
+    def _watch(self) -> None:
+        """Are the others alive? Is our own heartbeat confirmed?"""
+        if self._heart.unconfirmed_s() > self.config.lease_s / 2 and self.plan.mode != "stop":
+            self._stop("no heartbeat could be confirmed for half of the lease")
+        self._undertaker.watch()
+        self._undertaker.forget_old_entries()
+
+    def _sync(self) -> None:
+        try:
+            self.journal.sync()
+            self.ledger.log.sync()
+        except OSError as error:
+            self._hold(f"the ledger cannot be synced: {error.strerror}", 0.0)
+        if self.journal.stuck:
+            self._write()
+
+    def _publish(self) -> None:
+        """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""
+        if self.plan.mode == "work" and self.journal.length > self.ledger.state.farmer(self.id).told:
+            self._append(lambda _state: (Report(), self._own_news()))
+
+    def _show(self) -> None:
+        self.reporter.progress(self.ledger.state, self.plan.rate)
+        if self._keeps_views() and self.views.due(self._clock()):
+            self._update_views(VIEWS_S)
+
+    def _keeps_views(self) -> bool:
+        """Whether this farmer is the one that keeps the views: the first of those that are heard of."""
+        for farmer in self.ledger.state.alive():
+            if farmer.id == self.id:
+                return True
+            if not self._undertaker.is_silent(farmer.id):
+                return False
+        return False
+
+    def _update_views(self, budget_s: float) -> None:
+        self.views.update(self.id, budget_s=budget_s)
+        if self.views.problem:
+            self._hold(f"the views cannot be written: {self.views.problem}", 0.0)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """Write what is left to write, free what is held, and say why."""
+        deadline = self._clock() + max(10.0, self.config.rules.stop_grace_s)
+        while not self._write() and self._clock() < deadline:
+            time.sleep(0.2)
+        if not self.ledger.state.farmer(self.id).ended and not self.journal.stuck:
+            self._sync()
+            why = "done" if self.plan.mode == "work" else self.plan.mode
+            self._append(lambda _state: (Leave(why=why), self._own_news()))
+        self._say_misfits()
+        with suppress(OSError):
+            self._heart.end()
+            self.ledger.log.sync()
+        self.journal.close()
+        if not self.ledger.state.alive():
+            self._update_views(float("inf"))
+        elif not self.ledger.state.open_tasks():
+            refresh_views(self.ledger)  # who is alive by the log may be dead: the views are to be exact all the same
+        self.reporter.progress(self.ledger.state, self.plan.rate)
+
+    def _say_misfits(self) -> None:
+        """Say why tasks are left that no farmer has: they ask for more than this one has."""
+        left = [task for task in self.plan.misfits if self.ledger.state.status[task] == READY]
+        if left:
+            more = f", and {len(left) - 1} more tasks are left" if len(left) > 1 else ""
+            self.reporter.say(f"task {left[0]} {self.plan.misfits[left[0]]}{more}; start a farmer that has it")

@@ -1,0 +1,122 @@
+"""One farmer, put together: ledger, runner, executor, output, views and loop."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import definitions
+from ..config import Config
+from ..errors import WorkdirError
+from ..runners import Runner, is_declarative
+from . import host
+from .create import working_directory
+from .disk import fresh_id
+from .driver import Driver, Reporter
+from .executors import Executor
+from .executors.processes import Processes
+from .guardian import Link
+from .ledger import Ledger
+from .options import FarmConfig, FarmerOptions
+from .output import Files, Nothing, Output
+from .views import ViewKeeper
+
+ALL_FINISHED, SOME_FAILED, WORK_LEFT, UNKNOWN_OR_DAMAGED = 0, 1, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a farm stands when a farmer has left it. `counts`: tasks by state; `damaged`: lines that cannot be read."""
+
+    counts: Counter[str]
+    damaged: int
+
+    @property
+    def exit_status(self) -> int:
+        """Return the exit status of `taskfarmer run`: the worst that holds, in the order 4, 3, 1, 0."""
+        if self.counts["unknown"] or self.damaged:
+            return UNKNOWN_OR_DAMAGED
+        if self.counts["toprocess"] or self.counts["running"]:
+            return WORK_LEFT
+        return SOME_FAILED if self.counts["failed"] or self.counts["blocked"] else ALL_FINISHED
+
+
+def config_of(ledger: Ledger) -> FarmConfig:
+    """Return the configuration that the farm keeps in its log."""
+    state = ledger.state
+    return FarmConfig.from_json(state.config, lease_s=state.lease_s, heartbeat_s=state.heartbeat_s)
+
+
+def build_runner(config: FarmConfig) -> Runner:
+    """Return the farm's runner, checked.
+
+    Raises:
+        InputError: it cannot be built, or cannot work here (a program is missing).
+    """
+    runner: Runner = definitions.build(config.runner, cwd=Path(config.cwd))
+    if hasattr(runner, "check"):  # an old class need not derive from ours
+        runner.check()
+    return runner
+
+
+def work(
+    ledger: Ledger,
+    config: FarmConfig,
+    options: FarmerOptions,
+    runner: Runner,
+    surroundings: Config,
+    reporter: Reporter,
+    link: Link,
+) -> Driver:
+    """Be a farmer from joining to leaving; return the driver, for what it knows at the end.
+
+    Raises:
+        WorkdirError: the ledger cannot be written, or the tasks' directory is not there.
+    """
+    id = fresh_id()
+    working_directory(config)
+    environ = dict(surroundings.environ) | {host.TOKEN: id}
+    environ.pop("TASKFARMER_FAULT", None)
+    os.environ[host.TOKEN] = id  # for what a user's `prepare` may start by itself
+    output = _output(config, ledger, id)
+    executor = _executor(config, runner, output, ledger, environ)
+    driver = Driver(
+        ledger, config, options, id=id, link=link, executor=executor, reporter=reporter, views=ViewKeeper(ledger)
+    )
+    try:
+        driver.run()
+        if output.problem:
+            reporter.say(f"some output of tasks is lost: {output.problem}")
+    except OSError as error:
+        raise WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}") from error
+    return driver
+
+
+def _output(config: FarmConfig, ledger: Ledger, id: str) -> Output:
+    match config.logs:
+        case "files":
+            return Files(ledger.workdir)
+        case "none":
+            return Nothing()
+        case "packed":
+            from .output.packs import Packs
+
+            return Packs(ledger.workdir, id, ledger.disk)
+
+
+def _executor(config: FarmConfig, runner: Runner, output: Output, ledger: Ledger, environ: dict[str, str]) -> Executor:
+    workdir = str(ledger.workdir.path)
+    if is_declarative(runner):
+        return Processes(runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
+    from .executors.workers import Workers
+
+    return Workers(config.runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
+
+
+def result_of(ledger: Ledger) -> Result:
+    """Return how the farm stands now, by the log and the journals."""
+    ledger.refresh()
+    ledger.read_tails()
+    return Result(ledger.state.counts(), sum(ledger.damaged.values()))

@@ -1,0 +1,181 @@
+"""The log: numbered, immutable entries, appended by compare-and-swap.
+
+An entry is written beside (`ledger/new/NONCE`), synced, and given its number by `link()`, which fails if the number is
+taken. After any error one looks who has the number: one's own nonce means that the call succeeded and only its answer
+was lost (NFS), or that the error was another's way of saying EEXIST (sshfs says EPERM). A name that was looked up in
+vain may stay invisible for 30 seconds on NFS, so the next number is never looked up before it is linked; who must know
+of new entries lists the directory.
+
+Where `link` is not to be had, the number is created exclusively, and the entry is renamed over the empty file, which
+needs no space: an entry that cannot be read yet belongs to a writer that is still at it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ..core.entries import Entry, Retry
+from ..errors import Damaged, WorkdirError
+from . import framing
+from .disk import Disk, fresh_id
+
+PATIENCE_S = 45.0
+"""How long a number that is taken may stay unreadable: NFS may hide a name for 30 s; sshfs showed texts late."""
+LAPSE_S = 300.0
+"""Age of an entry without text after which its writer is taken for dead: the lease, of which he was to live by 0.8."""
+
+
+class Log:
+    """The log in `directory`; new entries are prepared in `beside`."""
+
+    def __init__(self, directory: Path, beside: Path, disk: Disk) -> None:
+        self.directory = directory
+        self._beside = beside
+        self._disk = disk
+        self._can_link = True
+        self.unsynced = False
+
+    def numbers(self) -> list[int]:
+        """Return the numbers that there are, sorted; entries that a snapshot replaced are gone."""
+        return sorted(int(name) for name in os.listdir(self.directory) if name.isdigit())
+
+    def last(self) -> int:
+        """Return the highest number that there is, 0 for none."""
+        return max(self.numbers(), default=0)
+
+    def path(self, number: int) -> str:
+        """Return the name of an entry."""
+        return f"{self.directory}/{number:08d}"
+
+    def read(self, number: int) -> Entry:
+        """Return entry `number`, waiting for a writer that is still at it.
+
+        Raises:
+            FileNotFoundError: there is none (any more).
+            Damaged: it cannot be read.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            with open(self.path(number), "rb") as file:
+                data = file.read()
+            texts = framing.unframe(data)
+            if len(texts) == 1 and isinstance(text := texts[0], str):
+                try:
+                    return Entry.from_json(json.loads(text))
+                except ValueError as error:
+                    raise Damaged(f"{self.path(number)}: {error}", hint=_HINT) from error
+            if not data.endswith(b"\n") and self._make_void(number):
+                continue
+            if data.endswith(b"\n") or time.monotonic() > deadline:
+                raise Damaged(f"{self.path(number)}: the entry is damaged", hint=_HINT)
+            time.sleep(0.01)
+
+    def _make_void(self, number: int) -> bool:
+        """Give an entry that its writer left without text a text that says nothing; False while he may be at it.
+
+        Only where there are no links can that be. Both times are the file system's own: no clocks are compared.
+        """
+        beside = f"{self._beside}/{fresh_id()}"
+        nothing = Entry(by="void", time=time.time(), nonce=fresh_id(), body=Retry(ids=""))
+        try:
+            fd = self._disk.create(beside)
+            try:
+                self._disk.write_all(fd, framing.frame(json.dumps(nothing.to_json())))
+                self._disk.sync(fd)
+                age_s = os.fstat(fd).st_mtime - os.stat(self.path(number)).st_mtime
+            finally:
+                os.close(fd)
+            if age_s > LAPSE_S:
+                self._disk.rename(beside, self.path(number))
+                return True
+            self._disk.remove(beside)
+        except OSError:
+            pass  # a reader without the right to write: it waits
+        return False
+
+    def publish(self, number: int, entry: Entry) -> bool:
+        """Give `entry` the number; False when another entry has it.
+
+        Raises:
+            WorkdirError: nothing can be written there (no permission, no space); nothing was published.
+        """
+        data = framing.frame(json.dumps(entry.to_json(), separators=(",", ":")))
+        beside = f"{self._beside}/{fresh_id()}"
+        try:
+            if not self._beside.is_dir():  # empty directories get lost when a workdir is copied
+                self._disk.mkdir(str(self._beside))
+            fd = self._disk.create(beside)
+            try:
+                self._disk.write_all(fd, data)
+                self._disk.sync(fd)
+            finally:
+                os.close(fd)
+            won = self._by_link(number, entry, beside) if self._can_link else self._by_creation(number, beside)
+        except OSError as error:
+            raise WorkdirError(f"{self.directory}: no entry can be written: {error.strerror}", hint=_SPACE) from error
+        finally:
+            with suppress(OSError):
+                self._disk.remove(beside)
+        self.unsynced = self.unsynced or won
+        return won
+
+    def _by_link(self, number: int, entry: Entry, beside: str) -> bool:
+        try:
+            self._disk.link(beside, self.path(number))
+        except OSError as error:
+            holder = self._holder(number)
+            if holder is not None:
+                return holder == entry.nonce
+            if error.errno not in _NO_LINKS:
+                raise
+            self._can_link = False
+            return self._by_creation(number, beside)
+        return True
+
+    def _holder(self, number: int) -> str | None:
+        """The nonce of the entry that has the number; None when nobody has."""
+        try:
+            return self.read(number).nonce
+        except FileNotFoundError:
+            # The name may be there and hidden by a cache: the listing knows.
+            deadline = time.monotonic() + PATIENCE_S
+            while number in self.numbers():
+                with suppress(FileNotFoundError):
+                    return self.read(number).nonce
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            return None
+
+    def _by_creation(self, number: int, beside: str) -> bool:
+        try:
+            os.close(self._disk.create(self.path(number)))
+        except OSError:
+            if self._holder(number) is None:
+                raise
+            return False
+        self._disk.rename(beside, self.path(number))
+        return True
+
+    def sync(self) -> None:
+        """Bring the names of new entries to the disk (for the loss of power)."""
+        if self.unsynced:
+            self._disk.sync_directory(str(self.directory))
+            self.unsynced = False
+
+    def forget_before(self, number: int) -> None:
+        """Remove the entries below `number`, which must be a snapshot that every reader has had time to see."""
+        for old in self.numbers():
+            if old < number:
+                self._disk.remove(self.path(old))
+
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES, errno.EINVAL)
+"""How file systems say that they have no links, or not there."""
+_HINT = "the farm cannot be used until the file is restored; its journals and logs are untouched"
+_SPACE = "free some space, or make the workdir writable"

@@ -1,0 +1,82 @@
+"""What a farm is told once and keeps in its log, so that naming the workdir is enough; and what one farmer is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..core.policy import Rules
+from ..definitions import Definition
+
+Logs = Literal["files", "packed", "none"]
+LEASE_S = 300.0
+HEARTBEAT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarmConfig:
+    """The configuration of a farm. `tasklist` is the absolute path of its list, empty where it came from elsewhere.
+
+    `cwd`: where tasks run. `lease_s` and `heartbeat_s` are fixed when the farm is made.
+    """
+
+    tasklist: str
+    handler: Definition
+    runner: Definition
+    cwd: str
+    logs: Logs = "files"
+    pin: bool = False
+    rules: Rules = field(default_factory=Rules)
+    lease_s: float = LEASE_S
+    heartbeat_s: float = HEARTBEAT_S
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the configuration as JSON values."""
+        return {
+            "tasklist": self.tasklist,
+            "handler": self.handler.to_json(),
+            "runner": self.runner.to_json(),
+            "cwd": self.cwd,
+            "logs": self.logs,
+            "pin": self.pin,
+            "rules": asdict(self.rules),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, lease_s: float, heartbeat_s: float) -> FarmConfig:
+        """Return the configuration that `to_json` gave."""
+        return cls(
+            tasklist=value["tasklist"],
+            handler=Definition.from_json(value["handler"]),
+            runner=Definition.from_json(value["runner"]),
+            cwd=value["cwd"],
+            logs=value["logs"],
+            pin=value["pin"],
+            rules=Rules(**value["rules"]),
+            lease_s=lease_s,
+            heartbeat_s=heartbeat_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarmerOptions:
+    """What one farmer has: `slots` >= 1, memory in bytes (0: not limited), GPUs; `limit_s`: it stops after that."""
+
+    slots: int
+    memory_bytes: int = 0
+    gpus: tuple[str, ...] = ()
+    limit_s: float | None = None
+
+    def divided(self, loops: int) -> list[FarmerOptions]:
+        """Return the shares of `loops` loops of one farmer; none gets less than a slot."""
+        count = max(1, min(loops, self.slots))
+        return [
+            FarmerOptions(
+                slots=self.slots // count + (place < self.slots % count),
+                memory_bytes=self.memory_bytes // count,
+                gpus=self.gpus[place::count],
+                limit_s=self.limit_s,
+            )
+            for place in range(count)
+        ]

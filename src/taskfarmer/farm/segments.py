@@ -1,0 +1,218 @@
+"""The tasks: immutable files of one JSON value a line (`core.model`), with a sparse index beside.
+
+`#taskfarmer tasks 1`, then a line a task. Texts are read when they are needed, a block at a time, so a farmer's memory
+does not grow with them. The index (`.idx`: the offset of every 64th line, 8 bytes each, in this machine's order) is a
+convenience; without it the file is scanned. Plain reads rather than `mmap`: a file that vanishes under a map is SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from ..core.entries import Segment
+from ..core.model import Task, TaskId, decode_task
+from ..errors import Damaged, WorkdirError
+from . import framing
+from .disk import Disk, fresh_id
+
+STRIDE = 64
+_CHUNK = 1 << 20
+
+
+def write_segment(
+    directory: Path, lines: Iterable[bytes], disk: Disk, *, source: str = "", digest: str = "", relative: bool = True
+) -> Segment:
+    """Write encoded tasks into a new file in `directory`, and return what the log says of it.
+
+    Nothing refers to the file yet; if the caller fails, it is rubbish that harms nobody.
+
+    Raises:
+        WorkdirError: it cannot be written.
+        InputError: from `lines`; the file is removed.
+    """
+    path = directory / f"{fresh_id()}.jsonl"
+    try:
+        fd = disk.create(str(path))
+        try:
+            count, special, after, index = _write_lines(fd, lines, disk)
+            disk.sync(fd)
+            disk.put(str(path.with_suffix(".idx")), index.tobytes(), sync=False)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise WorkdirError(f"{directory}: the tasks cannot be written: {error.strerror}") from error
+    return Segment(
+        file=path.name, count=count, source=source, digest=digest, after=after, special=special, relative=relative
+    )
+
+
+def _write_lines(fd: int, lines: Iterable[bytes], disk: Disk) -> tuple[int, bool, bool, array[int]]:
+    buffer = bytearray(framing.header("tasks"))
+    index = array("Q")
+    offset = len(buffer)
+    count = 0
+    special = after = False
+    for line in lines:
+        if not count % STRIDE:
+            index.append(offset)
+        if line[0] == 123:  # a brace: more than a text
+            special = True
+            after = after or b'"after":' in line
+        buffer += line
+        buffer += b"\n"
+        offset += len(line) + 1
+        count += 1
+        if len(buffer) > _CHUNK:
+            disk.write_all(fd, bytes(buffer))
+            buffer.clear()
+    disk.write_all(fd, bytes(buffer))
+    return count, special, after, index
+
+
+class SegmentFile:
+    """One segment, for reading. `first`: the id of its first task."""
+
+    def __init__(self, directory: Path, first: int, segment: Segment) -> None:
+        self.first = first
+        self.segment = segment
+        self._path = directory / segment.file
+        self._index = array("Q")
+        self._block = -1
+        self._lines: list[bytes] = []
+
+    def task(self, number: int) -> Task:
+        """Return the task with that id.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        try:
+            line = self._line(number - self.first)
+        except (OSError, IndexError) as error:
+            raise Damaged(f"{self._path}: task {number} cannot be read ({error})") from error
+        task = self._decoded(line, number)
+        if task.after and self.segment.relative:
+            return replace(task, after=tuple(TaskId(other + self.first) for other in task.after))
+        return task
+
+    def _line(self, place: int) -> bytes:
+        number, within = divmod(place, STRIDE)
+        if number != self._block:
+            self._lines = self.block(number)
+            self._block = number
+        return self._lines[within]
+
+    def block(self, number: int) -> list[bytes]:
+        """Return the encoded tasks of the `number`-th block of STRIDE tasks of the segment, as they stand in the file.
+
+        Raises:
+            OSError, IndexError: they cannot be read.
+        """
+        with open(self._path, "rb") as file:  # anew for each block: a farm may have thousands of segments
+            if not self._index:
+                self._learn(file)
+            lines = self._lines_of(file, number)
+            if len(lines) != min(STRIDE, self.segment.count - number * STRIDE):
+                self._index = self._scan()  # the index was never synced: after a loss of power it may say anything
+                lines = self._lines_of(file, number)
+            return lines
+
+    def _lines_of(self, file: BinaryIO, number: int) -> list[bytes]:
+        start = self._index[number]
+        file.seek(start - 1)  # the end of the line before tells that a line begins here
+        size = self._index[number + 1] - start if number + 1 < len(self._index) else -2
+        before, *lines = file.read(size + 1).split(b"\n")
+        return [] if before else lines[:-1]
+
+    def _learn(self, file: BinaryIO) -> None:
+        framing.check_header(file.readline(200), "task files", str(self._path))
+        size = os.fstat(file.fileno()).st_size
+        blocks = -(-self.segment.count // STRIDE)
+        try:
+            self._index.frombytes(self._path.with_suffix(".idx").read_bytes())
+        except (OSError, ValueError):
+            self._index = array("Q")
+        rising = all(a < b for a, b in zip(self._index, self._index[1:], strict=False))
+        if len(self._index) != blocks or not rising or (blocks and not 0 < self._index[0] <= self._index[-1] < size):
+            self._index = self._scan()
+
+    def _scan(self) -> array[int]:
+        index = array("Q")
+        with open(self._path, "rb") as file:
+            offset = len(file.readline())
+            for number, line in enumerate(file):
+                if not number % STRIDE:
+                    index.append(offset)
+                offset += len(line)
+        return index
+
+    def edges(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield (task, the tasks that it waits for) of those that wait."""
+        shift = self.first if self.segment.relative else 0
+        for number, line in enumerate(self._all_lines(), self.first):
+            if b'"after":' in line and (before := self._decoded(line, number).after):
+                yield number, tuple(other + shift for other in before)
+
+    def texts(self, start: int = 0) -> Iterator[str]:
+        """Yield the texts of all tasks from the `start`-th of the segment on."""
+        for number, line in enumerate(self._all_lines(), self.first):
+            if number >= self.first + start:
+                yield self._decoded(line, number).text
+
+    def _all_lines(self) -> Iterator[bytes]:
+        try:
+            with open(self._path, "rb") as file:
+                framing.check_header(file.readline(), "task files", str(self._path))
+                yield from file
+        except OSError as error:
+            raise Damaged(f"{self._path}: the tasks cannot be read ({error.strerror})") from error
+
+    def _decoded(self, line: bytes, number: int) -> Task:
+        try:
+            return decode_task(line)
+        except ValueError as error:
+            raise Damaged(f"{self._path}: task {number} cannot be read ({error})") from error
+
+
+class Segments:
+    """All tasks of a farm, by id."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: list[SegmentFile] = []
+        self._firsts: list[int] = []
+
+    def learn(self, segments: list[tuple[int, Segment]]) -> None:
+        """Take in segments that are new since the last call."""
+        for first, segment in segments[len(self._files) :]:
+            self._files.append(SegmentFile(self._directory, first, segment))
+            self._firsts.append(first)
+
+    def task(self, number: int) -> Task:
+        """Return the task with that id."""
+        return self.holder(number).task(number)
+
+    def holder(self, number: int) -> SegmentFile:
+        """Return the segment that has the task with that id."""
+        return self._files[bisect_right(self._firsts, number) - 1]
+
+    def text(self, number: int) -> str:
+        """Return the task's text, on one line."""
+        return self.task(number).text
+
+    def file(self, place: int) -> SegmentFile:
+        """Return the `place`-th segment."""
+        return self._files[place]
+
+    def is_special(self, number: int) -> bool:
+        """Whether the task's segment has tasks that say more than their text."""
+        return self.holder(number).segment.special

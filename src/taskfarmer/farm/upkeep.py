@@ -1,0 +1,147 @@
+"""What a farmer does besides running tasks: it shows that it lives, and sees to those that do not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.entries import Body, Bury, News
+from ..core.policy import Silence
+from ..core.state import State
+from ..errors import WorkdirError
+from . import host
+from .disk import Disk
+from .ledger import CLI, Ledger
+
+GUARDIAN_S = 2.0
+"""How long a guardian may take to end what a dead loop left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something done every so often; the period may change."""
+
+    every_s: Callable[[], float]
+    do: Callable[[], None]
+
+
+class Pace:
+    """Jobs with their own periods; `run` does those that are due. Times on the loop's clock, in seconds."""
+
+    def __init__(self, jobs: list[Job], now: float) -> None:
+        self._jobs = [(now + job.every_s(), job) for job in jobs]
+        self.next = min((due for due, _ in self._jobs), default=float("inf"))
+
+    def run(self, clock: Callable[[], float]) -> None:
+        """Do what is due."""
+        for place, (due, job) in enumerate(self._jobs):
+            if due <= clock():
+                job.do()
+                self._jobs[place] = clock() + job.every_s(), job
+        self.next = min(due for due, _ in self._jobs)
+
+
+class Heart:
+    """A farmer's heartbeat: a counter, overwritten in place, so that it beats on a full disk too."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self._path = path
+        self._disk = disk
+        self._fd = disk.create(str(path))
+        self._beats = 0
+        self._confirmed = _now()
+
+    def beat(self) -> None:
+        """Renew it; when this returns it stands on the disk.
+
+        Raises:
+            OSError: it does not.
+        """
+        self._beats += 1
+        self._disk.pwrite(self._fd, b"%012d\n" % self._beats, 0)
+        self._disk.sync(self._fd)
+        self._confirmed = _now()
+
+    def unconfirmed_s(self) -> float:
+        """Return for how long no beat could be confirmed."""
+        return _now() - self._confirmed
+
+    def end(self) -> None:
+        """The farmer has left: remove the file."""
+        os.close(self._fd)
+        self._disk.remove(str(self._path))
+
+
+class Undertaker:
+    """Buries farmers that are dead, for the farmer `me`; and removes entries of the log that nobody needs."""
+
+    def __init__(self, ledger: Ledger, me: str, heartbeat_s: float, lease_s: float, say: Callable[[str], None]) -> None:
+        self._ledger = ledger
+        self._me = me
+        self._lease_s = lease_s
+        self._say = say
+        self._heartbeat_s = heartbeat_s
+        self._silence = Silence(heartbeat_s)
+        self._snapshots: dict[int, float] = {}
+        self._without_loop: dict[str, float] = {}
+
+    def bury_the_gone(self) -> None:
+        """Bury those whose processes are certainly dead: on this machine that can be seen, and at once.
+
+        A guardian that has other loops lives on; it has had time to end all that the dead one left.
+        """
+        for farmer in self._ledger.state.alive():
+            place = host.Place.from_json(farmer.host)
+            if farmer.id == self._me or place is None or not host.loop_is_gone(place):
+                continue
+            since = self._without_loop.setdefault(farmer.id, _now())
+            if host.is_gone(place) or _now() - since >= GUARDIAN_S:
+                self._bury(farmer.id, "its processes are gone", kill=True)
+
+    def watch(self) -> None:
+        """Bury the gone, and those that were silent for the lease."""
+        self.bury_the_gone()
+        now = _now()
+        for farmer in self._ledger.state.alive():
+            if farmer.id == self._me or not (beat := self._ledger.heartbeat(farmer.id)):
+                continue
+            if self._silence.look(farmer.id, beat, now) >= self._lease_s:
+                self._bury(farmer.id, f"silent for {self._lease_s:g} s", kill=False)
+
+    def is_silent(self, id: str) -> bool:
+        """Whether a farmer has not been heard of for several heartbeats: it may well be dead, but nobody can know."""
+        return self._silence.of(id) > 3 * self._heartbeat_s
+
+    def _bury(self, id: str, why: str, *, kill: bool) -> None:
+        if kill and not host.kill_with_token(id):
+            return  # something of it lives: only the lease can end that
+
+        def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
+            if not state.farmer(id).alive:
+                return None
+            return Bury(farmer=id, why=why), (self._ledger.news_of(id, final=True),)
+
+        with suppress(WorkdirError):
+            by = self._me if self._me in self._ledger.state.index else CLI
+            if self._ledger.append(make, by) is not None:
+                self._say(f"farmer {id} is buried: {why}")
+                self._ledger.disk.remove(str(self._ledger.workdir.alive / id))
+
+    def forget_old_entries(self) -> None:
+        """Remove what a snapshot replaced, once every reader has had two leases to see the snapshot."""
+        at = self._ledger.snapshot_at
+        if not at:
+            return
+        seen = self._snapshots.setdefault(at, _now())
+        if _now() - seen > 2 * self._lease_s:
+            self._ledger.log.forget_before(at)
+            self._snapshots = {at: float("inf")}
+
+
+def _now() -> float:
+    """Seconds that also pass while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

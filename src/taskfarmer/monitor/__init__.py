@@ -1,0 +1,1 @@
+"""Readers of the ledger: summaries, attempts, progress, exports. Nothing here changes a farm."""

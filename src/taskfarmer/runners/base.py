@@ -1,0 +1,140 @@
+"""What a runner is: it turns a task into something that the operating system can start.
+
+Two styles, told apart by `is_declarative`:
+
+* new: override `prepare(job) -> Command`. The farm starts the command itself, many at once from one loop; so
+  `prepare` must be quick, must not block, and must not change what it is handed.
+* old, as in PyTaskFarmer: override `run(taskid, command, logfh)`, which blocks until the task has ended, and
+  `terminate()`, which is called from a signal handler while `run` blocks. The farm gives each a process.
+
+`Runner.run` is the blocking form of `prepare`, so an old class may derive from a new one and call `super().run`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Literal, TextIO
+
+from taskfarmer.core.model import Task
+from taskfarmer.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One attempt of a task, as a declarative runner is given it.
+
+    `attempt` >= 1 grows with every execution of the task; `slot` >= 0 is the place it runs in on this farmer.
+    """
+
+    taskid: int
+    task: Task
+    attempt: int
+    slot: int
+    workdir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What to start: a shell line or an argument list, exactly one of the two.
+
+    `env` is added to the environment of the attempt (the farmer's, the task's `env`, and the variables the farm
+    sets); `cwd` replaces the task's `cwd`; None leaves that. The farm removes the directories in `remove`, with all
+    that is in them, once the attempt has ended, however it ended.
+
+    Raises:
+        ValueError: neither or both of `line` and `argv` are given, or `argv` is empty.
+    """
+
+    line: str | None = None
+    argv: tuple[str, ...] | None = None
+    shell: Literal["sh", "bash"] = "sh"
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    remove: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.line is None) == (self.argv is None):
+            raise ValueError("a command is either a line or an argument list")
+        if self.argv is not None and not self.argv:
+            raise ValueError("an argument list names at least a program")
+
+
+class Runner:
+    """Base class of runners, old and new; see the head of this module.
+
+    `job` is set by the farm before it calls `run`, so that a `prepare` behind `super().run(...)` knows its attempt.
+    Class attributes hold the state, since old subclasses do not call `super().__init__()`.
+    """
+
+    job: Job | None = None
+    _group = 0
+    _terminated = False
+
+    def check(self) -> None:
+        """Say whether the runner can work here; called once, before anything runs.
+
+        Raises:
+            InputError: a program is missing, or the class overrides neither `prepare` nor `run`.
+        """
+        if type(self).prepare is Runner.prepare and type(self).run is Runner.run:
+            raise InputError(f"{type(self).__name__} overrides neither prepare nor run, so it cannot run anything")
+
+    def prepare(self, job: Job) -> Command:
+        """Return what to start for `job`. An exception fails the attempt, with its message in the log."""
+        raise NotImplementedError(f"{type(self).__name__} overrides neither prepare nor run")
+
+    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
+        """Run the task to its end and return its exit status: 0-255, or minus the signal that killed it.
+
+        `logfh` is an open text file; it receives both streams. A program that cannot be started gives 127 (not
+        found) or 126, and a line in the log. The process that calls it is already in the task's directory, with the
+        task's environment.
+        """
+        # Only here, since a farm of declarative runners never needs the module and what it imports.
+        from taskfarmer.runners.blocking import run_blocking
+
+        prepared = self.prepare(self._job_for(taskid, command))
+        try:
+            return run_blocking(prepared, taskid, logfh, self._started)
+        finally:
+            self._group = 0
+
+    def terminate(self) -> None:
+        """Kill what `run` started, with its process group; safe in a signal handler."""
+        self._terminated = True
+        if self._group:
+            _kill_group(self._group)
+
+    def _started(self, pid: int) -> None:
+        self._group = pid
+        if self._terminated:  # the signal came between the start of the process and this line
+            _kill_group(pid)
+
+    def _job_for(self, taskid: int, command: str) -> Job:
+        if self.job is None or self.job.taskid != taskid:
+            return Job(taskid=taskid, task=Task(text=command), attempt=1, slot=0, workdir=os.curdir)
+        if command == self.job.task.line:
+            return self.job
+        return replace(self.job, task=replace(self.job.task, command=command, argv=None))
+
+
+def is_declarative(runner: object) -> bool:
+    """Return whether the farm asks `prepare` (new style) or hands over to `run` (old style).
+
+    The most derived class that defines one of the two decides; one that defines both is declarative.
+    """
+    for cls in type(runner).__mro__:
+        if "prepare" in vars(cls):
+            return True
+        if "run" in vars(cls):
+            return False
+    return False
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.killpg(group, signal.SIGKILL)

@@ -1,0 +1,19 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# The same histories each time where a submission is judged; new ones at every developer's run, and in `make sweep`.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
+
+pytest.register_assert_rewrite("tests.farms")
+
+from tests.farms import farm, farmers, lone  # noqa: E402 - it must come after what is said about it
+
+__all__ = ["farm", "farmers", "lone"]

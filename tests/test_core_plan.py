@@ -1,0 +1,550 @@
+"""What one farmer decides: each rule of the plan, over states made in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskfarmer.core.entries import News, Report
+from taskfarmer.core.ids import format_ids
+from taskfarmer.core.model import Task
+from taskfarmer.core.plan import LOOK_AHEAD, PATIENCE, Attempt, Plan, Stop
+from taskfarmer.core.policy import Rules
+from taskfarmer.core.records import Ended
+from taskfarmer.core.resources import Resources
+from tests.folds import Fold
+
+USAGE = (0.0, 0.0, 0)
+
+
+class Loop:
+    """A farmer (mostly "me") with a plan over a state in memory, driven by hand."""
+
+    def __init__(
+        self,
+        tasks: int | Iterable[Task] = 5,
+        *,
+        rules: Rules | None = None,
+        resources: Resources | None = None,
+        fold: Fold | None = None,
+        id: str = "me",
+    ) -> None:
+        self.id = id
+        described = [Task(text=str(n)) for n in range(tasks)] if isinstance(tasks, int) else list(tasks)
+        special = not isinstance(tasks, int)
+        self.fold = fold or Fold(len(described))
+        number = self.fold.join(id)
+        self.plan = Plan(
+            self.fold.state, number, rules or Rules(), resources or Resources(2), described.__getitem__,
+            lambda _task: special,
+        )  # fmt: skip
+
+    def take(self) -> list[int]:
+        """Take what the plan wants."""
+        ids = self.plan.wants()
+        if ids:
+            self.fold.take(self.id, format_ids(ids))
+            self.plan.took(ids)
+        return ids
+
+    def start(self, now: float = 0.0) -> list[int]:
+        """Start what the plan says, and return the ids."""
+        started = []
+        while (attempt := self.plan.next_start(now)) is not None:
+            self.fold.start(self.id, attempt.id, attempt.number)
+            started.append(attempt.id)
+        self.fold.read(self.id)
+        return started
+
+    def end(self, id: int, status: int = 0, now: float = 1.0, chance: float = 0.0) -> Ended:
+        """Have an attempt end."""
+        record = self.plan.ended(id, status, now, 1.7e9, USAGE, chance)
+        self.fold.journals[self.id].append(record)
+        self.fold.read(self.id)
+        return record
+
+
+# -- order, and what fits ----------------------------------------------------------------------------------------------
+
+
+def test_tasks_start_in_the_order_of_the_list() -> None:
+    loop = Loop(6)
+    done: list[int] = []
+    while len(done) < 6:
+        loop.take()
+        for id in loop.start():
+            done.append(id)
+            loop.end(id)
+    assert done == [0, 1, 2, 3, 4, 5]
+
+
+def test_no_more_starts_than_there_are_slots() -> None:
+    loop = Loop(6)
+    loop.take()
+    assert loop.start() == [0, 1]
+    assert [attempt.share.slots for attempt in loop.plan.running.values()] == [(0,), (1,)]
+    loop.end(0)
+    loop.take()
+    assert loop.start() == [2]
+    assert loop.plan.running[2].share.slots == (0,)
+
+
+def test_who_is_alone_and_knows_nothing_takes_what_its_slots_can_start() -> None:
+    assert Loop(6).take() == [0, 1]
+
+
+def test_who_is_fast_takes_work_for_a_second_or_two() -> None:
+    loop = Loop(1000)
+    loop.take()
+    loop.start()
+    loop.end(0, now=0.01)
+    loop.end(1, now=0.01)
+    assert loop.plan.rate == pytest.approx(200.0)
+    assert len(loop.take()) == 300
+
+
+def test_a_task_that_does_not_fit_is_overtaken_by_those_that_do() -> None:
+    loop = Loop([Task(text="", cpus=1), Task(text="", cpus=2), Task(text="", cpus=1)])
+    loop.fold.take("me", "0-2")
+    loop.plan.took([0, 1, 2])
+    assert loop.start() == [0, 2]
+    loop.end(0)
+    assert loop.start() == []
+    loop.end(2)
+    assert loop.start() == [1]
+
+
+def test_memory_and_gpus_are_respected() -> None:
+    tasks = [Task(text="", memory_bytes=60), Task(text="", memory_bytes=60), Task(text="", gpus=1)]
+    loop = Loop(tasks, resources=Resources(3, 100, ("0",)))
+    loop.take()
+    assert loop.start() == [0, 2]
+    assert loop.plan.running[2].share.gpus == ("0",)
+
+
+def test_no_task_is_starved_by_small_ones() -> None:
+    tasks = [Task(text="", cpus=1), Task(text="", cpus=2), *[Task(text="", cpus=1)] * 200]
+    loop = Loop(tasks)
+    loop.fold.take("me", "0-201")
+    loop.plan.took(range(202))
+    running, order = loop.start(), [0]
+    while 1 not in order:
+        loop.end(running.pop(0))
+        started = loop.start()
+        running += started
+        order += started
+    assert len(order) - 2 <= PATIENCE, "so many may overtake it, and no more"
+
+
+def test_the_queue_is_searched_only_so_far() -> None:
+    big = [Task(text="", cpus=2)] * (LOOK_AHEAD + 1)
+    loop = Loop([Task(text=""), *big, Task(text="")])
+    loop.fold.take("me", f"0-{LOOK_AHEAD + 1}")
+    loop.plan.took([0, *range(1, LOOK_AHEAD + 1), LOOK_AHEAD + 2])
+    assert loop.start() == [0]
+
+
+def test_what_can_never_run_here_is_not_taken_and_said() -> None:
+    loop = Loop([Task(text="", cpus=9), Task(text=""), Task(text="", gpus=1)])
+    assert loop.take() == [1]
+    assert loop.plan.misfits == {
+        0: "needs 9 cpus; this farmer has 2 slots",
+        2: "needs 1 GPUs; this farmer has 0",
+    }
+    loop.start()
+    assert not loop.plan.finished()
+    loop.end(1)
+    assert loop.plan.finished(), "only what cannot run here is left"
+
+
+def test_a_farmer_waits_for_others_before_it_leaves_only_misfits() -> None:
+    loop = Loop([Task(text="", cpus=9), Task(text="")])
+    loop.fold.join("other")
+    loop.fold.take("other", "1")
+    assert loop.take() == []
+    assert not loop.plan.finished(), "the other may give it back"
+    loop.fold.run("other", 1)
+    assert loop.plan.finished()
+
+
+# -- time-outs ---------------------------------------------------------------------------------------------------------
+
+
+def test_time_outs_are_term_then_kill_until_it_is_gone() -> None:
+    loop = Loop(1, rules=Rules(task_timeout_s=10.0, stop_grace_s=2.0))
+    loop.take()
+    loop.start(now=5.0)
+    assert loop.plan.next_deadline == 15.0
+    assert loop.plan.due(14.9) == []
+    assert loop.plan.due(15.0) == [Stop(0, hard=False)]
+    assert loop.plan.due(16.9) == []
+    assert loop.plan.next_deadline == 17.0
+    assert loop.plan.due(17.0) == [Stop(0, hard=True)]
+    assert loop.plan.due(18.0) == [Stop(0, hard=True)], "again each second"
+    record = loop.end(0, -9, now=18.1)
+    assert (record.outcome, record.status, record.reason) == ("fail", -9, "timeout")
+    assert loop.plan.next_deadline == float("inf") or loop.plan.due(20.0) == []
+
+
+def test_a_task_that_says_0_after_its_time_has_failed() -> None:
+    loop = Loop(1, rules=Rules(task_timeout_s=1.0))
+    loop.take()
+    loop.start()
+    loop.plan.due(1.0)
+    assert loop.end(0, 0).outcome == "fail"
+
+
+def test_a_task_has_its_own_time_or_that_of_the_farm() -> None:
+    loop = Loop([Task(text="", timeout_s=5.0), Task(text="")], rules=Rules(task_timeout_s=10.0))
+    loop.take()
+    loop.start()
+    assert loop.plan.due(5.0) == [Stop(0, hard=False)]
+    assert loop.plan.due(10.0) == [Stop(0, hard=True), Stop(1, hard=False)]
+
+
+def test_without_a_limit_nothing_is_ever_due() -> None:
+    loop = Loop(1)
+    loop.take()
+    loop.start()
+    assert loop.plan.next_deadline == float("inf")
+    assert loop.plan.due(1e12) == []
+
+
+# -- retries -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_tried_again_after_its_delay_and_under_the_next_number() -> None:
+    loop = Loop(1, rules=Rules(retries=2, retry_delay_s=4.0))
+    loop.take()
+    loop.start()
+    assert loop.end(0, 1, now=10.0).outcome == "again"
+    assert not loop.plan.finished()
+    assert loop.plan.next_deadline == 12.0
+    assert loop.start(now=11.9) == []
+    assert loop.start(now=12.0) == [0]
+    assert loop.plan.running[0].number == 2
+    assert loop.end(0, 1, now=20.0, chance=0.5).outcome == "again"
+    assert loop.plan.next_deadline == 26.0
+    assert loop.start(now=26.0) == [0]
+    assert loop.end(0, 1, now=30.0).outcome == "fail"
+    assert loop.plan.finished()
+    assert loop.fold.names() == ["failed"]
+
+
+def test_a_task_may_say_how_often_it_is_tried() -> None:
+    loop = Loop([Task(text="", retries=1), Task(text="", retries=0)], rules=Rules(retries=0))
+    loop.take()
+    loop.start()
+    assert loop.end(0, 1).outcome == "again"
+    assert loop.end(1, 1).outcome == "fail"
+
+
+def test_failures_elsewhere_count() -> None:
+    fold = Fold(1)
+    fold.join("other")
+    fold.take("other", "0")
+    fold.run("other", 0, "again")
+    fold.leave("other")
+    loop = Loop(1, rules=Rules(retries=1), fold=fold)
+    loop.take()
+    loop.start()
+    assert loop.plan.running[0].number == 2
+    assert loop.end(0, 1).outcome == "fail"
+
+
+def test_a_retry_goes_before_what_is_queued() -> None:
+    loop = Loop(5, rules=Rules(retries=1, retry_delay_s=0.0), resources=Resources(1))
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    loop.end(0, 1)
+    assert loop.start(now=2.0) == [0]
+
+
+def lose(fold: Fold, times: int, *, first: int = 1) -> None:
+    """Have task 0 run `times` times, each time with a farmer that dies; `first`: the number of the first attempt."""
+    for n in range(first, first + times):
+        fold.join(f"lost{n}")
+        fold.take(f"lost{n}", "0")
+        fold.start(f"lost{n}", 0, n)
+        fold.read(f"lost{n}")
+        fold.bury(f"lost{n}")
+
+
+def test_a_task_that_took_too_many_farmers_with_it_is_refused_and_fails_for_that() -> None:
+    fold = Fold(1)
+    lose(fold, 3)
+    loop = Loop(1, rules=Rules(max_losses=2, retries=5), fold=fold)
+    loop.take()
+    attempt = loop.plan.next_start(0.0)
+    assert attempt is not None
+    assert attempt.number == 4
+    assert "its farmer died while it ran, 3 times" in loop.plan.refused(attempt)
+    record = loop.end(0, 126)
+    assert (record.outcome, record.status, record.reason) == ("fail", 126, "lost")
+
+
+def test_a_task_may_be_lost_ten_times_and_a_retry_gives_it_another_chance() -> None:
+    fold = Fold(1)
+    lose(fold, 10)
+    loop = Loop(1, fold=fold)
+    loop.take()
+    attempt = loop.plan.next_start(0.0)
+    assert attempt is not None
+    assert (loop.plan.refused(attempt), attempt.reason) == ("", "")
+    loop.fold.start("me", 0, 11)
+    loop.fold.read("me")
+    loop.fold.bury("me")
+    loop = Loop(1, fold=fold, id="second")
+    loop.take()
+    attempt = loop.plan.next_start(0.0)
+    assert attempt is not None
+    assert loop.plan.refused(attempt)
+    loop.end(0, 126)
+    fold.report("second")
+    fold.retry("0")
+    assert fold.state.tries_of(0).losses == 0
+    loop.take()
+    attempt = loop.plan.next_start(0.0)
+    assert attempt is not None
+    assert (attempt.number, loop.plan.refused(attempt)) == (13, "")
+
+
+def test_who_was_told_to_stop_is_not_said_to_be_lost() -> None:
+    fold = Fold(1)
+    lose(fold, 1)
+    loop = Loop(1, rules=Rules(max_losses=0), fold=fold)
+    loop.take()
+    attempt = loop.plan.next_start(0.0)
+    assert attempt is not None
+    loop.plan.stop_all(0.0)
+    assert loop.plan.refused(attempt)
+    assert (record := loop.end(0, 126)).outcome == "back"
+    assert record.reason == "stopped"
+
+
+def test_what_the_machine_could_not_start_comes_again_in_a_second() -> None:
+    loop = Loop(2)
+    loop.take()
+    assert loop.start() == [0, 1]
+    record = loop.plan.not_started(0, 5.0, 1.7e9)
+    loop.fold.journals["me"].append(record)
+    loop.fold.read("me")
+    assert (record.outcome, record.reason) == ("back", "nostart")
+    assert loop.start(now=5.9) == []
+    assert loop.start(now=6.0) == [0]
+    assert loop.plan.running[0].number == 2
+    assert loop.plan.resources.free == 0
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------------
+
+
+def test_stop_all_ends_what_runs_and_gives_it_back() -> None:
+    loop = Loop(5, rules=Rules(retries=3, stop_grace_s=2.0))
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    assert loop.plan.stop_all(100.0) == [Stop(0, hard=False), Stop(1, hard=False)]
+    assert loop.start() == []
+    assert loop.plan.due(102.0) == [Stop(0, hard=True), Stop(1, hard=True)]
+    assert [loop.end(id, status).outcome for id, status in ((0, 0), (1, -9))] == ["back", "back"]
+    assert loop.plan.finished()
+
+
+def test_stop_all_hard_kills_at_once_also_what_is_ending() -> None:
+    loop = Loop(2, rules=Rules(stop_grace_s=60.0))
+    loop.take()
+    loop.start()
+    loop.plan.stop_all(100.0)
+    assert loop.plan.stop_all(101.0, hard=True) == [], "they have had their TERM"
+    assert loop.plan.due(101.0) == [Stop(0, hard=True), Stop(1, hard=True)]
+
+
+def test_drain_lets_what_runs_end_and_starts_nothing() -> None:
+    loop = Loop(5)
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    loop.plan.drain()
+    assert loop.plan.wants() == []
+    assert loop.end(0).outcome == "ok"
+    assert loop.start() == []
+    assert not loop.plan.finished()
+    loop.end(1)
+    assert loop.plan.finished()
+
+
+def test_a_stop_is_not_softened_to_a_drain() -> None:
+    loop = Loop(1)
+    loop.plan.stop_all(0.0)
+    loop.plan.drain()
+    assert loop.plan.mode == "stop"
+
+
+def drain(plan: Plan) -> None:
+    """Drain."""
+    plan.drain()
+
+
+def stop(plan: Plan) -> None:
+    """Stop."""
+    plan.stop_all(0.0)
+
+
+@pytest.mark.parametrize("leave", [drain, stop])
+def test_who_leaves_does_not_wait_for_retries(leave: Callable[[Plan], None]) -> None:
+    """Else it would stay forever: nothing starts any more."""
+    loop = Loop(2, rules=Rules(retries=5, task_timeout_s=1.0))
+    loop.take()
+    loop.start()
+    loop.plan.due(1.0)  # the time of both is over before the farmer is told to leave
+    leave(loop.plan)
+    assert loop.end(0, 1).outcome == "again", "by somebody else"
+    record = loop.plan.not_started(1, 1.0, 1.7e9)
+    assert record.outcome == "back"
+    assert loop.plan.finished()
+    loop.fold.journals["me"].append(record)
+    loop.fold.read("me")
+    loop.fold.leave("me")
+    assert list(loop.fold.state.ready(9)) == [0, 1]
+    assert loop.fold.state.tries_of(0).failures == 1
+
+
+@pytest.mark.parametrize("leave", [drain, stop])
+def test_what_comes_after_the_order_to_leave_is_let_be(leave: Callable[[Plan], None]) -> None:
+    loop = Loop(3)
+    ids = loop.plan.wants()
+    loop.fold.take("me", format_ids(ids))
+    leave(loop.plan)
+    loop.plan.took(ids)
+    assert loop.plan.finished(), "leaving frees them"
+
+
+# -- what others decide ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_cancelled_is_forgotten_or_stopped() -> None:
+    loop = Loop(5, rules=Rules(retries=9))
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    loop.end(0, 1)
+    loop.start()
+    loop.fold.cancel("0-2")
+    assert loop.plan.no_longer_ours(3.0) == [Stop(1, hard=False), Stop(2, hard=False)]
+    assert loop.plan.delayed == []
+    assert list(loop.plan.queue) == [3, 4]
+    assert loop.plan.no_longer_ours(3.1) == [], "once"
+    assert loop.end(1, 0).outcome == "cancel", "whatever it says"
+    assert loop.fold.names()[:3] == ["cancelled"] * 3
+
+
+def test_what_was_cancelled_while_its_time_was_over_is_not_tried_again() -> None:
+    loop = Loop(1, rules=Rules(retries=9, task_timeout_s=1.0))
+    loop.take()
+    loop.start()
+    loop.plan.due(1.0)
+    loop.fold.cancel("0")
+    loop.plan.no_longer_ours(1.1)
+    loop.end(0, -15)
+    assert loop.plan.idle
+    assert loop.start(now=1e6) == []
+
+
+def test_what_was_cancelled_and_retried_is_stopped_and_not_taken_before_it_has_ended() -> None:
+    loop = Loop(1)
+    loop.take()
+    loop.start()
+    loop.fold.cancel("0")
+    loop.fold.retry("0")
+    assert loop.plan.no_longer_ours(1.0) == [Stop(0, hard=False)], "it is not ours any more, and may run elsewhere"
+    assert loop.take() == []
+    loop.end(0, -15)
+    assert loop.fold.names() == ["toprocess"]
+    assert loop.take() == [0]
+    assert loop.start(now=2.0) == [0]
+    assert loop.plan.running[0].number == 2
+
+
+def test_queued_tasks_are_given_back_from_the_end_when_others_want_them() -> None:
+    loop = Loop(8, resources=Resources(1))
+    loop.fold.join("other", slots=3)
+    loop.fold.take("me", "0-7")
+    loop.plan.took(range(8))
+    assert loop.plan.gives_back() == []
+    loop.fold.append(Report(want=3), by="other")
+    assert loop.plan.gives_back() == [7, 6, 5]
+    assert list(loop.plan.queue) == [0, 1, 2, 3, 4]
+    loop.fold.append(Report(), News(of="me", length=0, back="5-7"), by="me")
+    assert list(loop.fold.state.ready(9)) == [5, 6, 7]
+
+
+def test_a_farmer_stays_as_long_as_something_may_come() -> None:
+    fold = Fold(2, {1: (0,)})
+    fold.join("other")
+    fold.take("other", "0")
+    loop = Loop(2, fold=fold)
+    assert loop.take() == []
+    assert not loop.plan.finished(), "task 1 will be ready"
+    fold.run("other", 0)
+    assert loop.take() == [1]
+    loop.start()
+    loop.end(1)
+    assert loop.plan.finished()
+
+
+def test_a_farmer_leaves_when_only_blocked_tasks_are_left() -> None:
+    loop = Loop(2, fold=Fold(2, {1: (0,)}))
+    loop.take()
+    loop.start()
+    loop.end(0, 1)
+    assert loop.fold.names() == ["failed", "blocked"]
+    assert loop.plan.finished()
+
+
+def test_the_mean_of_recent_tasks_is_what_counts() -> None:
+    loop = Loop(100, resources=Resources(1))
+    for n in range(60):
+        loop.take()
+        (id,) = loop.start(now=float(n))
+        loop.end(id, now=n + (10.0 if n == 0 else 0.1))
+    assert loop.plan.rate == pytest.approx(1 / 0.58, rel=0.05)
+
+
+def test_stopped_attempts_say_nothing_about_the_rate() -> None:
+    loop = Loop(1)
+    loop.take()
+    loop.start()
+    loop.plan.stop_all(0.0)
+    loop.end(0, -15)
+    assert loop.plan.rate == 0.0
+
+
+# -- any course of events ----------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from(["start", "ok", "bad", "cancel", "wait"]), st.integers(0, 9))))
+def test_whatever_happens_slots_are_kept_and_numbers_are_never_used_twice(steps: list[tuple[str, int]]) -> None:
+    loop = Loop(10, rules=Rules(retries=2, retry_delay_s=1.0), resources=Resources(3))
+    now, numbers = 0.0, set()
+    for what, which in steps:
+        now += 0.5
+        running: list[Attempt] = list(loop.plan.running.values())
+        if what == "start":
+            loop.take()
+            for id in loop.start(now):
+                number = (id, loop.plan.running[id].number)
+                assert number not in numbers
+                numbers.add(number)
+        elif what in ("ok", "bad") and running:
+            loop.end(running[which % len(running)].id, what == "bad", now)
+        elif what == "cancel":
+            loop.fold.cancel(str(which))
+            loop.plan.no_longer_ours(now)
+        assert len(loop.plan.running) == 3 - loop.plan.resources.free
+        assert not set(loop.plan.queue) & set(loop.plan.running)
+        assert sum(loop.fold.state.counts().values()) == 10

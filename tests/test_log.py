@@ -1,0 +1,449 @@
+"""The log: compare-and-swap on real files, by many processes, and on disks that lie, refuse and fill up."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from taskfarmer.core import records
+from taskfarmer.core.entries import Bury, Entry, Farm, Join, News, Report, Segment, Take
+from taskfarmer.core.records import Ended
+from taskfarmer.errors import Damaged, NewerFormat, WorkdirError
+from taskfarmer.farm import framing
+from taskfarmer.farm import ledger as ledger_module
+from taskfarmer.farm import log as log_module
+from taskfarmer.farm.disk import Disk, Hook
+from taskfarmer.farm.journal import Journal
+from taskfarmer.farm.ledger import Ledger
+from taskfarmer.farm.log import Log
+from taskfarmer.farm.workdir import Workdir
+
+
+def entry(nonce: str = "n", size: int = 0) -> Entry:
+    """Return an entry, of `size` bytes and more."""
+    return Entry(by="w" + "x" * size, time=1.0, nonce=nonce, body=Report())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with room for a log."""
+    for name in ("log", "new"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def log_in(place: Path, disk: Disk | None = None) -> Log:
+    """Return the log in there."""
+    return Log(place / "log", place / "new", disk or Disk())
+
+
+def rubbish(place: Path) -> list[str]:
+    """Return what was left beside."""
+    return os.listdir(place / "new")
+
+
+# -- one winner --------------------------------------------------------------------------------------------------------
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from taskfarmer.core.entries import Entry, Report
+from taskfarmer.farm.disk import Disk
+from taskfarmer.farm.log import Log
+
+class NoLinks(Disk):
+    def link(self, old, new):
+        raise OSError(int(sys.argv[4]), "no links here")
+
+place, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+log = Log(place / "log", place / "new", NoLinks() if sys.argv[4] != "0" else Disk())
+number, won = 1, 0
+while won < count:
+    made = Entry(by=name * 2000, time=1.0, nonce=f"{name}{won}", body=Report(want=won + 1))
+    if log.publish(number, made):
+        won += 1
+    else:
+        log.read(number)  # whole, at once
+    number += 1
+"""
+
+
+@pytest.mark.parametrize("refusal", [0, errno.EPERM, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("writers", [2, 4])
+def test_many_processes_win_each_number_once(place: Path, writers: int, refusal: int) -> None:
+    """Design: appending is a compare-and-swap, also where `link` is not honoured."""
+    each = 100 if writers == 2 else 50
+    started = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(place), name, str(each), str(refusal)])
+        for name in "abcd"[:writers]
+    ]
+    assert [process.wait(60) for process in started] == [0] * writers
+    log = log_in(place)
+    assert log.numbers() == list(range(1, writers * each + 1))
+    entries = [log.read(number) for number in log.numbers()]
+    nonces = [item.nonce for item in entries]
+    assert len(set(nonces)) == writers * each
+    for name in "abcd"[:writers]:
+        own = [item for item in nonces if item.startswith(name)]
+        assert own == [f"{name}{n}" for n in range(each)], "each writer's entries stand in its order"
+    assert rubbish(place) == []
+
+
+def test_who_loses_is_told_and_nothing_is_overwritten(place: Path) -> None:
+    log = log_in(place)
+    assert log.publish(1, entry("first"))
+    assert not log_in(place).publish(1, entry("second"))
+    assert log.read(1).nonce == "first"
+    assert rubbish(place) == []
+
+
+def test_entries_are_ordinary_text(place: Path) -> None:
+    log = log_in(place)
+    log.publish(1, entry())
+    crc, text = Path(log.path(1)).read_text().rstrip("\n").split(" ", 1)
+    assert len(crc) == 8
+    assert json.loads(text) == {"v": 1, "kind": "report", "nonce": "n", "by": "w", "t": 1.0}
+
+
+# -- disks that lie ----------------------------------------------------------------------------------------------------
+
+
+class LostAnswer(Disk):
+    """`link` is done, and answers with an error: what NFS does when the reply was lost and the call is repeated."""
+
+    def link(self, old: str, new: str) -> None:
+        super().link(old, new)
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+
+
+class OddRefusal(Disk):
+    """A number that is taken is refused with EPERM, as by sshfs."""
+
+    def link(self, old: str, new: str) -> None:
+        try:
+            super().link(old, new)
+        except FileExistsError:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), new) from None
+
+
+class NoLinks(Disk):
+    """A file system without links."""
+
+    def __init__(self, number: int = errno.EPERM) -> None:
+        super().__init__()
+        self.number = number
+        self.asked = 0
+
+    def link(self, old: str, new: str) -> None:
+        self.asked += 1
+        raise OSError(self.number, os.strerror(self.number), new)
+
+
+def test_a_link_that_succeeded_in_spite_of_its_answer_counts(place: Path) -> None:
+    log = log_in(place, LostAnswer())
+    assert log.publish(1, entry("mine"))
+    assert log.publish(2, entry("mine too"))
+    assert log.numbers() == [1, 2]
+
+
+def test_a_link_that_was_lost_to_another_does_not_count_whatever_the_answer(place: Path) -> None:
+    log_in(place).publish(1, entry("other"))
+    assert not log_in(place, LostAnswer()).publish(1, entry("mine"))
+    odd = log_in(place, OddRefusal())
+    assert not odd.publish(1, entry("mine"))
+    assert odd.publish(2, entry("mine"))
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK])
+def test_without_links_numbers_are_created(place: Path, number: int) -> None:
+    disk = NoLinks(number)
+    log = log_in(place, disk)
+    assert log.publish(1, entry("a"))
+    assert log.publish(2, entry("b"))
+    assert disk.asked == 1, "it is not asked again"
+    assert not log_in(place, disk).publish(2, entry("c"))
+    assert [log.read(n).nonce for n in log.numbers()] == ["a", "b"]
+    assert rubbish(place) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_link_that_failed_for_another_reason_is_no_lack_of_links(place: Path, number: int) -> None:
+    log = log_in(place, NoLinks(number))
+    with pytest.raises(WorkdirError, match="no entry can be written"):
+        log.publish(1, entry())
+    assert log.numbers() == []
+    assert rubbish(place) == []
+    log._disk = Disk()
+    assert log.publish(1, entry())
+
+
+class DiesBetween(NoLinks):
+    """Its writer dies after it has created the number, and before the entry is in it."""
+
+    def rename(self, old: str, new: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_writer_that_died_between_creation_and_content_is_named_in_one_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        log_in(place, DiesBetween()).publish(1, entry())
+    log = log_in(place)
+    assert log.numbers() == [1]
+    monkeypatch.setattr(log_module, "PATIENCE_S", 0.2)
+    began = time.monotonic()
+    with pytest.raises(Damaged, match="00000001: the entry is damaged") as caught:
+        log.read(1)
+    assert time.monotonic() - began >= 0.2, "it may still be at it"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reader_waits_for_a_writer_that_is_still_at_it(place: Path) -> None:
+    log = log_in(place)
+    data = framing.frame(json.dumps(entry("late").to_json()))
+    with open(log.path(1), "wb") as file:
+        file.write(data[:20])
+        file.flush()
+
+        def go_on() -> None:
+            file.write(data[20:])
+            file.flush()
+
+        timer = threading.Timer(0.2, go_on)
+        timer.start()
+        assert log.read(1).nonce == "late"
+        timer.join()
+
+
+# -- full disks --------------------------------------------------------------------------------------------------------
+
+
+class Full(Disk):
+    """A disk without space from the `after`-th operation of that kind on."""
+
+    def __init__(self, operation: str, *, links: bool = True) -> None:
+        super().__init__(self._hook_for(operation))
+        self.links = links
+
+    @staticmethod
+    def _hook_for(wanted: str) -> Hook:
+        def hook(operation: str, what: str) -> None:
+            if operation == wanted:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
+
+        return hook
+
+    def link(self, old: str, new: str) -> None:
+        if not self.links:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), new)
+        super().link(old, new)
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("operation", ["create", "write", "sync"])
+def test_without_space_nothing_is_published(place: Path, operation: str, links: bool) -> None:
+    log = log_in(place, Full(operation, links=links))
+    with pytest.raises(WorkdirError) as caught:
+        log.publish(1, entry())
+    assert str(caught.value).endswith("No space left on device; free some space, or make the workdir writable")
+    assert log.numbers() == []
+    assert rubbish(place) == []
+    assert log_in(place).publish(1, entry()), "and the number is still to be had"
+
+
+# -- what cannot be read -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"garbage\n", b"\0" * 100 + b"\n", b"00000000 {}\n", framing.frame("no json"), framing.frame("[1]"),
+     framing.frame("{}") * 2, framing.frame('{"v":1,"kind":"take"}')],
+)  # fmt: skip
+def test_an_entry_that_cannot_be_read_is_one_line_that_names_it(place: Path, content: bytes) -> None:
+    log = log_in(place)
+    Path(log.path(3)).write_bytes(content)
+    with pytest.raises(Damaged) as caught:
+        log.read(3)
+    assert str(caught.value).startswith(f"{place}/log/00000003: ")
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+
+
+def test_an_entry_of_a_later_version_is_refused_by_name(place: Path) -> None:
+    log = log_in(place)
+    Path(log.path(1)).write_bytes(framing.frame('{"v":2,"kind":"take","nonce":"n","by":"f","t":1}'))
+    with pytest.raises(NewerFormat, match="format 2; this version reads up to 1"):
+        log.read(1)
+
+
+# -- ledgers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Ledger:
+    """A farm of ten tasks without texts."""
+    workdir = Workdir(tmp_path / "farm")
+    for directory in workdir.directories():
+        directory.mkdir()
+    ledger = Ledger(workdir)
+    body = Farm(config={}, lease_s=300.0, heartbeat_s=15.0, segment=Segment(file="none.jsonl", count=10))
+    ledger.append(lambda _state: (body, ()))
+    return ledger
+
+
+def test_a_missing_number_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        farm.append(lambda _state: (Report(), ()))
+    os.unlink(farm.log.path(3))
+    monkeypatch.setattr(log_module, "PATIENCE_S", 0.2)
+    with pytest.raises(Damaged, match="00000003: an entry of the log is missing"):
+        Ledger.open(farm.workdir.path)
+
+
+def test_a_log_without_its_beginning_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm.append(lambda _state: (Report(), ()))
+    os.unlink(farm.log.path(1))
+    monkeypatch.setattr(log_module, "PATIENCE_S", 0.2)
+    with pytest.raises(Damaged, match="00000001: an entry of the log is missing"):
+        Ledger.open(farm.workdir.path)
+
+
+def test_a_listing_with_a_gap_is_no_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """POSIX does not promise that a listing shows an older name before a newer one."""
+    other = Ledger.open(farm.workdir.path)
+    for _ in range(3):
+        farm.append(lambda _state: (Report(), ()))
+    monkeypatch.setattr(log_module.Log, "numbers", lambda _self: [1, 2, 4])
+    assert other.refresh() == 3
+    assert Ledger.open(farm.workdir.path).state.number == 4
+
+
+def test_an_entry_without_text_lapses(farm: Ledger) -> None:
+    """Without links, a writer may die between taking a number and filling it."""
+    farm.append(lambda _state: (Report(), ()))
+    path = Path(farm.log.path(3))
+    path.touch()
+    long_ago = time.time() - 2 * log_module.LAPSE_S
+    os.utime(path, (long_ago, long_ago))
+    other = Ledger.open(farm.workdir.path)
+    assert other.state.number == 3
+    assert farm.refresh() == 1
+    assert farm.append(lambda _state: (Report(), ())) is not None
+    assert farm.log.numbers() == [1, 2, 3, 4]
+    assert os.listdir(farm.workdir.new) == []
+
+
+def test_who_lost_the_race_thinks_again(farm: Ledger) -> None:
+    other = Ledger.open(farm.workdir.path)
+    for id in ("a", "b"):
+        farm.append(lambda _state: (Join(host={}, slots=1), ()), id)
+    farm.append(lambda _state: (Take(ids="0-4"), ()), "a")
+    seen: list[list[int]] = []
+
+    def make(state: object) -> tuple[Take, tuple[()]]:
+        seen.append(list(other.state.ready(3)))
+        return Take(ids=",".join(map(str, seen[-1]))), ()
+
+    other.append(make, "b")
+    assert seen[0] == [0, 1, 2]
+    assert seen[-1] == [5, 6, 7]
+    assert list(other.state.held_by(2)) == [5, 6, 7]
+
+
+def test_second_thoughts_write_nothing(farm: Ledger) -> None:
+    assert farm.append(lambda _state: None) is None
+    assert farm.log.numbers() == [1]
+
+
+def test_a_reader_reads_on_while_snapshots_replace_what_it_has_not_read(
+    farm: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "SNAPSHOT_EVERY", 10)
+    reader = Ledger.open(farm.workdir.path)
+    farm.append(lambda _state: (Join(host={}, slots=1), ()), "a")
+    state = reader.state
+    stop = threading.Event()
+    errors: list[Exception] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                reader.refresh()
+                assert len(reader.state) == 10
+                assert len(Ledger.open(farm.workdir.path).state) == 10
+            except Exception as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(200):
+        farm.append(lambda _state: (Report(), ()), "a")
+        farm.snapshot("a")
+        farm.log.forget_before(farm.snapshot_at)
+    stop.set()
+    thread.join()
+    assert errors == []
+    reader.refresh()
+    assert reader.state is state, "whoever holds it keeps it"
+    assert reader.state.number == farm.state.number
+    assert len(farm.log.numbers()) <= 12
+
+
+def test_a_writer_that_slept_does_not_take_a_number_that_was_used(
+    farm: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spec: a name is never removed and used again. What it writes there nobody would ever read."""
+    monkeypatch.setattr(ledger_module, "SNAPSHOT_EVERY", 5)
+    sleeper = Ledger.open(farm.workdir.path)
+    for _ in range(10):
+        farm.append(lambda _state: (Report(), ()))
+        farm.snapshot("cli")
+    farm.log.forget_before(farm.snapshot_at)
+    awake = ledger_module._now() + 1000.0
+    monkeypatch.setattr(ledger_module, "_now", lambda: awake)
+    sleeper.append(lambda _state: (Join(host={}, slots=1), ()), "late")
+    assert "late" in Ledger.open(farm.workdir.path).state.index
+    assert min(farm.log.numbers()) == farm.snapshot_at
+
+
+def test_the_buried_have_no_say(farm: Ledger) -> None:
+    mine = Ledger.open(farm.workdir.path)
+    mine.append(lambda _state: (Join(host={}, slots=1), ()), "me")
+    farm.refresh()
+    farm.append(lambda _state: (Bury(farmer="me", why="silent"), ()))
+    assert mine.append(lambda _state: (Take(ids="0-9"), ()), "me") is None
+    assert list(mine.state.ready(99)) == list(range(10))
+    assert Ledger.open(farm.workdir.path).state.number == 3
+
+
+def test_a_reader_far_beyond_a_cut_reads_anew_and_keeps_its_state_object(farm: Ledger) -> None:
+    journal = Journal(farm.workdir.journals / "a", "a", Disk())
+    farm.append(lambda _state: (Join(host={}, slots=1), ()), "a")
+    farm.append(lambda _state: (Take(ids="0-1"), ()), "a")
+    cut = journal.length
+    journal.append(records.ended(Ended(0, 1, "ok", 0, 1.0, 0.0, 0.0, 0)))
+    journal.flush()
+    reader = Ledger.open(farm.workdir.path)
+    reader.read_tails()
+    state = reader.state
+    assert state.counts()["finished"] == 1
+    farm.append(lambda _state: (Bury(farmer="a", why="silent"), (News(of="a", length=cut),)))
+    reader.refresh()
+    assert reader.state is state
+    assert state.counts()["finished"] == 0
+    assert not state.stale
+    journal.close()
+
+
+def test_a_copy_without_empty_directories_can_be_written(farm: Ledger) -> None:
+    farm.workdir.new.rmdir()
+    assert farm.append(lambda _state: (Report(), ())) is not None
