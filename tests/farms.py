@@ -40,7 +40,7 @@ _MARK = "TASKFARMER_TESTED_FARM"
 """A variable that tells what descends from a test's farmers, whatever they do: loops, tasks, grandchildren."""
 
 
-def wait_for(condition: Callable[[], object], what: str, limit_s: float = 20.0) -> float:
+def wait_for(condition: Callable[[], object], what: str, limit_s: float = 40.0) -> float:
     """Wait until `condition` holds, and return for how many seconds."""
     began = time.monotonic()
     while not condition():

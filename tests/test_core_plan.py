@@ -455,15 +455,22 @@ def test_what_was_cancelled_while_its_time_was_over_is_not_tried_again() -> None
     assert loop.start(now=1e6) == []
 
 
-def test_what_was_cancelled_and_retried_is_stopped_and_not_taken_before_it_has_ended() -> None:
+def test_what_was_cancelled_is_not_taken_before_it_has_ended_and_that_was_told() -> None:
     loop = Loop(1)
     loop.take()
     loop.start()
     loop.fold.cancel("0")
+    assert not loop.plan.lets_go(), "it runs"
+    assert loop.plan.no_longer_ours(1.0) == [Stop(0, hard=False)], "it is not ours any more"
+    loop.fold.report("me")
     loop.fold.retry("0")
-    assert loop.plan.no_longer_ours(1.0) == [Stop(0, hard=False)], "it is not ours any more, and may run elsewhere"
+    assert loop.fold.names() == ["cancelled"], "it may still run: nobody may have it done again"
     assert loop.take() == []
     loop.end(0, -15)
+    assert loop.plan.lets_go()
+    loop.fold.report("me")
+    assert not loop.plan.lets_go()
+    loop.fold.retry("0")
     assert loop.fold.names() == ["toprocess"]
     assert loop.take() == [0]
     assert loop.start(now=2.0) == [0]

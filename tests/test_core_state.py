@@ -204,9 +204,9 @@ def test_what_waits_for_a_task_that_ended_badly_is_blocked_and_retry_unblocks(ho
     fold.take("a", "0")
     if how == "fail":
         fold.run("a", 0, "fail")
-        fold.report("a")
     else:
         fold.cancel("0")
+    fold.report("a")
     assert fold.names()[1:] == ["blocked", "blocked", "toprocess"]
     assert fold.state.open_tasks() == 1
     fold.retry("0")
@@ -267,11 +267,58 @@ def test_numbers_of_attempts_go_on_after_cancel_and_retry() -> None:
     fold.read("a")
     fold.cancel("0")
     assert counted(fold.state) == {"cancelled": 1}
+    fold.end("a", 0, "cancel")
+    fold.read("a")
+    fold.report("a")
     fold.retry("0")
     assert fold.state.tries_of(0).attempts == 1
-    fold.end("a", 0, "ok")
+    fold.end("a", 0, "ok", attempt=2)
     fold.read("a")
     assert fold.names() == ["toprocess"], "it is no longer that farmer's to finish"
+
+
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("read", [False, True])
+def test_what_was_cancelled_is_its_farmers_until_that_lets_it_go(started: bool, read: bool) -> None:
+    """Spec: the contract, line 4: it may be running, or about to."""
+    fold = Fold(1)
+    fold.join("a")
+    fold.take("a", "0")
+    if started:
+        fold.start("a", 0)
+    fold.cancel("0")
+    assert not fold.state.is_let_go(0)
+    if read:
+        fold.read("a")
+    fold.retry("0")
+    assert fold.names() == ["cancelled"]
+    assert not State.from_json(fold.state.to_json()).is_let_go(0), "a snapshot knows it, too"
+    if started:
+        fold.read("a")
+        fold.report("a")
+        assert not fold.state.is_let_go(0), "it said that it runs"
+        fold.end("a", 0, "cancel")
+        fold.read("a")
+        assert not fold.state.is_let_go(0), "the log knows nothing of that"
+    fold.report("a")
+    assert fold.state.is_let_go(0)
+    assert fold.again().is_let_go(0)
+    fold.retry("0")
+    assert fold.names() == ["toprocess"]
+    assert fold.state.letting_go == {}
+
+
+@pytest.mark.parametrize("how", ["leave", "bury"])
+def test_what_was_cancelled_is_let_go_by_those_that_leave_or_die(how: str) -> None:
+    fold = Fold(1)
+    fold.join("a")
+    fold.take("a", "0")
+    fold.start("a", 0)
+    fold.read("a")
+    fold.cancel("0")
+    getattr(fold, how)("a")
+    fold.retry("0")
+    assert fold.names() == ["toprocess"]
 
 
 # -- burial ------------------------------------------------------------------------------------------------------------

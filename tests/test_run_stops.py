@@ -173,3 +173,21 @@ def test_a_stop_while_tasks_wait_for_their_retry(farm: Farm) -> None:
     assert {farmer.wait(10).status for farmer in at_work} == {3}
     check_contract(farm, 2)
     assert farm.counts() == {"finished": 1, "toprocess": 1}
+
+
+def test_what_is_cancelled_and_retried_at_once_does_not_run_twice_at_a_time(farm: Farm) -> None:
+    """Spec: the contract, line 4. The old attempt takes its time to end; `retry` waits for it."""
+    farm.write(
+        "[ -e stamps ] && { echo begin >> stamps; exit 0; }; "
+        "trap 'sleep 0.7; echo end >> stamps; exit 0' TERM; echo begin >> stamps; sleep 30 & wait"
+    )
+    at_work = farm.start_all("-n", "1", "--stop-grace", "20")
+    stamps = farm.path / "stamps"
+    wait_for(stamps.exists, "the first attempt")
+    assert farm.once("cancel", farm.workdir, "0").out == "cancelled 1 task: 0\n"
+    retried = farm.once("retry", farm.workdir, "0")
+    assert retried.status == 0, retried
+    farm.once("resume", farm.workdir)
+    assert {farmer.wait().status for farmer in at_work} == {0}
+    assert stamps.read_text().split() == ["begin", "end", "begin"]
+    check_contract(farm, 1)

@@ -25,7 +25,7 @@ from taskfarmer.core.entries import Add, Body, Bury, Cancel, Farm, Join, Leave, 
 from taskfarmer.core.ids import format_ids, parse_ids
 from taskfarmer.core.model import Task, TaskId, encode_task
 from taskfarmer.core.records import Ended, Started
-from taskfarmer.core.state import TAKEN, State
+from taskfarmer.core.state import CANCELLED, TAKEN, State
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.journal import Journal
@@ -46,6 +46,7 @@ class Truth:
     state: str = "toprocess"
     owner: str | None = None
     running: bool = False
+    executing: set[str] = field(default_factory=set)
     attempts: set[int] = field(default_factory=set)
 
 
@@ -168,7 +169,7 @@ class FarmMachine(RuleBasedStateMachine):
         if (hand := self._some_hand(data)) is None:
             return
         self._take(hand, count, reads_tails=True)
-        while hand.queue:
+        while hand in self.hands and hand.queue:
             self._start(hand)
 
     def _take(self, hand: Hand, count: int, *, reads_tails: bool) -> None:
@@ -176,7 +177,7 @@ class FarmMachine(RuleBasedStateMachine):
             hand.ledger.read_tails(besides=hand.id)
 
         def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
-            ids = [task for task in state.ready(len(state)) if task not in hand.running][:count]
+            ids = list(state.ready(count))
             return (Take(ids=format_ids(ids)), hand.ledger.news(hand.id)) if ids else None
 
         entry = hand.ledger.append(make, hand.id)
@@ -188,7 +189,8 @@ class FarmMachine(RuleBasedStateMachine):
                 assert (truth.state, truth.owner) == ("toprocess", None), "a task was taken that was not free"
                 assert all(self.model[other].state == "finished" for other in truth.after)
                 truth.owner = hand.id
-                hand.queue.append(task)
+                if hand.owns(task):
+                    hand.queue.append(task)
         self._heed(hand)
 
     @rule(data=st.data())
@@ -203,6 +205,9 @@ class FarmMachine(RuleBasedStateMachine):
         hand.running[task] = attempt
         hand.write(Started(task, attempt, 0, self._now()))
         truth = self.model[task]
+        if hand.id not in self.buried:
+            assert truth.executing <= self.buried, "two that were not silent run the same task at once"
+        truth.executing.add(hand.id)
         if truth.owner == hand.id:
             assert attempt not in truth.attempts, "the number of an attempt was used again"
             truth.attempts.add(attempt)
@@ -234,6 +239,7 @@ class FarmMachine(RuleBasedStateMachine):
         if outcome == "again" and hand.owns(task):
             hand.queue.append(task)
         truth = self.model[task]
+        truth.executing.discard(hand.id)
         if truth.owner == hand.id:
             truth.running = False
             if outcome in ("ok", "fail"):
@@ -335,6 +341,7 @@ class FarmMachine(RuleBasedStateMachine):
         for truth in self.model:
             if truth.owner == id:
                 truth.owner, truth.running = None, False
+            truth.executing.discard(id)
 
     # -- people --------------------------------------------------------------------------------------------------------
 
@@ -350,17 +357,16 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
-        """Retry what ended badly, a second or more later: every farmer that lives has seen what was cancelled."""
+        """Retry what ended badly, at any time: what was cancelled may still be running, and is not to be retried then."""
         ids = [task for task, truth in enumerate(self.model) if truth.state in ENDED[1:]]
         if not ids:
             return
-        for hand in list(self.hands):
-            self._look(hand)
         some = data.draw(st.sets(st.sampled_from(ids), min_size=1))
         ledger = self._cli()
         ledger.append(lambda _state: (Retry(ids=format_ids(some)), ledger.all_news()))
         for task in some:
-            self.model[task].state, self.model[task].owner = "toprocess", None
+            if self.model[task].state != "cancelled" or ledger.state.status[task] != CANCELLED:
+                self.model[task].state, self.model[task].owner = "toprocess", None
 
     @rule(data=st.data())
     def snapshot(self, data: st.DataObject) -> None:

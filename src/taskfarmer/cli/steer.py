@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ..farm.ledger import Ledger
 from .asking import anybody_at_work, each, farm, json_option, parse_tasks, print_json, say, workdir_argument
 
 _RETRIED = (FAILED, CANCELLED, UNKNOWN)
+_PATIENCE_S = 15.0
+"""How long `retry` waits for tasks that were just cancelled to be stopped."""
 _CANCELLED = (READY, WAITING, BLOCKED, TAKEN, UNKNOWN)
 optional_ids = click.argument("ids", metavar="[IDS]", required=False)
 
@@ -78,11 +81,13 @@ def retry(workdir: Path, ids: str | None, failed: bool, as_json: bool) -> None:
         raise click.UsageError("name IDS, or --failed, not both")
     with farm(workdir) as ledger:
         named = None if ids is None else list(each(parse_tasks(ids, ledger)))
+        if named is not None:
+            _wait_until_let_go(ledger, named)
 
         def chosen(state: State) -> list[int]:
             if named is None:
                 return [task for task, code in enumerate(state.status) if code == FAILED]
-            return [task for task in named if state.status[task] in _RETRIED]
+            return [task for task in named if state.status[task] in _RETRIED and state.is_let_go(task)]
 
         done = _append(ledger, chosen, lambda text: Retry(ids=text))
         if named is not None:
@@ -139,6 +144,29 @@ def stop(workdir: Path, drain: bool, farmers: tuple[str, ...], as_json: bool) ->
             say(f"told {len(told)} farmer{'s' * (len(told) > 1)} to {'drain' if drain else 'stop'}")
         else:
             say("no farmer is at work")
+
+
+def _wait_until_let_go(ledger: Ledger, tasks: list[int]) -> None:
+    """Wait until the farmers of tasks that were cancelled have stopped them, but not for ever.
+
+    Raises:
+        InputError: one did not: it is busy stopping, or dead and not yet buried.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    said = False
+    while held := [task for task in tasks if not ledger.state.is_let_go(task)]:
+        farmer = ledger.state.farmers[ledger.state.owner[held[0]] - 1]
+        where = f"farmer {farmer.id} on {farmer.host.get('host', 'an unknown host')}"
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"task {held[0]} was cancelled, and {where} has not stopped it yet",
+                hint="try again when that farmer has ended it, or was buried",
+            )
+        if not said and time.monotonic() > deadline - _PATIENCE_S + 1.0:
+            said = True
+            print(f"taskfarmer: waiting until {where} has stopped task {held[0]}", file=sys.stderr)
+        time.sleep(0.05)
+        ledger.refresh()
 
 
 def _append(ledger: Ledger, chosen: Callable[[State], list[int]], body: Callable[[str], Body]) -> list[int]:

@@ -107,8 +107,6 @@ class Plan:
         for task in self.state.ready(len(self.state)):
             if len(found) >= count:
                 break
-            if task in self.running:  # cancelled and retried before its attempt here has ended
-                continue
             if self._is_special(task):
                 if task in self.misfits:
                     continue
@@ -119,9 +117,12 @@ class Plan:
         return found
 
     def took(self, ids: Iterable[int]) -> None:
-        """The log gave us these. Who has been told to stop meanwhile lets them be: leaving frees them."""
+        """The log gave us these. Who has been told to stop meanwhile lets them be: leaving frees them.
+
+        What was cancelled in the next moment is not ours any more.
+        """
         if self.mode == "work":
-            self.queue.extend(ids)
+            self.queue.extend(filter(self._is_ours, ids))
 
     def gives_back(self) -> list[int]:
         """Return queued tasks that others want more, and forget them."""
@@ -288,6 +289,10 @@ class Plan:
             for attempt in self.running.values()
             if not attempt.reason and not ours(attempt.id)
         ]
+
+    def lets_go(self) -> bool:
+        """Whether something that was cancelled does not run here (any more), which others wait to hear."""
+        return any(task not in self.running for task in self.state.letting_go.get(self.number, ()))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

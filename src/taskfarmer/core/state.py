@@ -103,6 +103,9 @@ class State:
         self.running: dict[int, Running] = {}
         self.stopping: dict[int, Running] = {}
         """Attempts of tasks that are cancelled, which their farmers have not ended yet."""
+        self.letting_go: dict[int, set[int]] = {}
+        """By farmer: cancelled tasks that it had taken. They stay its own, and cannot be retried, until it said in the
+        log that they do not run with it: otherwise another could start what it has not stopped yet."""
         self.untold: dict[int, set[int]] = {}
         """By farmer: tasks of which its tail says something that the log does not know yet."""
         self.reread: set[int] = set()
@@ -176,6 +179,10 @@ class State:
                 if self.owner[task] == number:
                     yield task
                 task = self.status.find(TAKEN, task + 1, last + 1)
+
+    def is_let_go(self, task: int) -> bool:
+        """Whether no farmer can be running a task that has ended or was cancelled: it may be retried."""
+        return not (self.status[task] == CANCELLED and self.owner[task])
 
     def attempts_of(self, number: int) -> list[tuple[int, Running]]:
         """Return (task, attempt) of what runs with farmer `number`, also of what it is to stop."""
@@ -274,12 +281,23 @@ class State:
             self._forget_attempt(task)
         for task in list(self.held_by(number)):
             self._free(task)
+        self._let_go(number, still=set())
         self.untold.pop(number, None)
         self.reread.discard(number)
         farmer.ended, farmer.why, farmer.until, farmer.cut, farmer.takes = how, why, time, farmer.seen, []
 
     def _forget_attempt(self, task: int) -> Running | None:
         return self.running.pop(task, None) or self.stopping.pop(task, None)
+
+    def _let_go(self, number: int, still: set[int]) -> None:
+        """A farmer that knows what was cancelled says what of it is `still` running; the rest is nobody's."""
+        if not (cancelled := self.letting_go.pop(number, None)):
+            return
+        for task in cancelled - still:
+            if self.owner[task] == number and self.status[task] == CANCELLED:
+                self.owner[task] = 0
+        if cancelled & still:
+            self.letting_go[number] = cancelled & still
 
     def _free(self, task: int) -> None:
         self.owner[task] = 0
@@ -290,7 +308,7 @@ class State:
         for task in self._named(ids):
             if task in self.untold.get(self.owner[task], ()):
                 self.stale = True  # the entry's writer did not know how it ended: nor may we
-            elif self.status[task] in (FAILED, CANCELLED, UNKNOWN):
+            elif self.status[task] in (FAILED, CANCELLED, UNKNOWN) and self.is_let_go(task):
                 ran = self._forget_attempt(task)
                 self.tries[task] = Tries(max(self.tries_of(task).attempts, ran.attempt if ran is not None else 0))
                 self._free(task)
@@ -301,8 +319,10 @@ class State:
             if self.status[task] in (READY, WAITING, BLOCKED, TAKEN, UNKNOWN):
                 if self.status[task] != TAKEN:
                     self.owner[task] = 0
-                elif (ran := self.running.pop(task, None)) is not None:
-                    self.stopping[task] = ran
+                else:
+                    self.letting_go.setdefault(self.owner[task], set()).add(task)
+                    if (ran := self.running.pop(task, None)) is not None:
+                        self.stopping[task] = ran
                 self.status[task] = CANCELLED
                 self._block_after(task)
 
@@ -337,6 +357,8 @@ class State:
                 self._forget_attempt(task)
             for task, attempt, start, slot in news.running:
                 self._runs(number, task, Running(number, attempt, start, slot))
+        if own:
+            self._let_go(number, still={task for task, *_ in news.running})
 
     def _hear_tries(self, number: int, news: News) -> None:
         """Take in how often tasks were tried, unless more is known, and what is no longer untold."""
@@ -462,7 +484,6 @@ class State:
         groups: dict[Tries, list[int]] = {}
         for task, tries in self.tries.items():
             groups.setdefault(tries, []).append(task)
-        cancelled = self._cancelled_with_owner()
         return {
             "number": self.number,
             "config": self.config,
@@ -471,7 +492,7 @@ class State:
             "segments": [asdict(segment) for _, segment in self.segments],
             "status": base64.b64encode(zlib.compress(bytes(self.status), 1)).decode(),
             "farmers": [
-                asdict(farmer) | {"takes": [], "held": format_ids(chain(self.held_by(n), cancelled.get(n, ())))}
+                asdict(farmer) | {"takes": [], "held": format_ids(chain(self.held_by(n), self._cancelled_with(n)))}
                 for n, farmer in enumerate(self.farmers, 1)
             ],
             "tries": [[format_ids(tasks), *tries] for tries, tasks in groups.items()],
@@ -479,14 +500,9 @@ class State:
             "stops": self.stops,
         }
 
-    def _cancelled_with_owner(self) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        task = self.status.find(CANCELLED)
-        while task >= 0:
-            if (number := self.owner[task]) and self.farmers[number - 1].alive:
-                found.setdefault(number, []).append(task)
-            task = self.status.find(CANCELLED, task + 1)
-        return found
+    def _cancelled_with(self, number: int) -> list[int]:
+        held = self.letting_go.get(number, ())
+        return [task for task in held if self.owner[task] == number and self.status[task] == CANCELLED]
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> State:
@@ -508,6 +524,9 @@ class State:
             state.index[farmer.id] = number
             for a, b in held:
                 state.owner[a : b + 1] = array("I", [number]) * (b + 1 - a)
+                cancelled = {task for task in range(a, b + 1) if state.status[task] == CANCELLED}
+                if cancelled:
+                    state.letting_go.setdefault(number, set()).update(cancelled)
         for ids, *tries in value["tries"]:
             state.tries.update(dict.fromkeys(state._named(ids), Tries(*tries)))
         for task, *ran in value["running"]:

@@ -337,14 +337,14 @@ class Driver:
         """
         if self.journal.stuck:
             return None
+        entry = None
         try:
             entry = self.ledger.append(make, self.id)
+            if entry is not None:
+                self.ledger.snapshot(self.id)
         except WorkdirError as error:
             self._hold(str(error))
-            return None
-        self._heed()
-        if entry is not None and self.ledger.state.number - self.ledger.snapshot_at >= 256:
-            self.ledger.snapshot(self.id)
+        self._heed()  # before anything is started: our entries say that we know all that came before them
         return entry.body if entry is not None else None
 
     def _own_news(self) -> tuple[News, ...]:
@@ -430,6 +430,8 @@ class Driver:
         if changed:
             self._heed()
             self._give_back()
+        if self.plan.lets_go():
+            self._append(lambda _state: (Report(), self._own_news()))
 
     def _heed(self) -> None:
         """Act on what the log says by now."""

@@ -260,16 +260,23 @@ class Ledger:
         return read_tail(self.workdir.journals / id, start, end).damaged if id in self.damaged else 0
 
     def news(self, id: str) -> tuple[News, ...]:
-        """Return the news of one farmer, if there is something that the log does not know yet."""
+        """Return the news of one farmer, if there is something that the log does not know yet, or waits to hear."""
         news = self.news_of(id)
-        return (news,) if news.length > self.state.farmer(id).told or news.ok or news.bad or news.tries else ()
+        more = news.length > self.state.farmer(id).told or news.ok or news.bad or news.tries
+        return (news,) if more or self.state.index[id] in self.state.letting_go else ()
 
     def all_news(self) -> tuple[News, ...]:
         """Return the news of every living farmer that the log does not know yet."""
         return tuple(news for farmer in self.state.alive() for news in self.news(farmer.id))
 
     def snapshot(self, by: str) -> None:
-        """Write down the whole state, if enough happened since it was last written down."""
+        """Write down the whole state, if enough happened since it was last written down.
+
+        Raises:
+            WorkdirError: nothing can be written there.
+        """
+        if self.state.number - self.snapshot_at < SNAPSHOT_EVERY:
+            return
 
         def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
             if state.number - self.snapshot_at < SNAPSHOT_EVERY:
