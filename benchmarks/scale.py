@@ -12,6 +12,7 @@ a target was missed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -26,11 +27,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, files, ratio, rounds, scratch, show, taskfarmer, tell, timed
+from taskfarmer.core.entries import Report
+from taskfarmer.farm.ledger import CLI, SNAPSHOT_EVERY, Ledger
 
 FEW = 5_000
 SLOTS = 4
-MANY_LOOPS = 16
-"""Loops that together fill the log fast."""
 STOPPED = 3
 """Exit status of a run that was stopped with work left."""
 POLL_S = 0.002
@@ -109,6 +110,8 @@ class Run:
     def __init__(self, bench: Bench, command: Sequence[str]) -> None:
         self._bench = bench
         self.peak_bytes = 0
+        self.oldest_view_s = 0.0
+        self.ran_s = 0.0
         bench.watched()
         started = time.perf_counter()
         self._process = subprocess.Popen(command, cwd=bench.directory, stdout=subprocess.DEVNULL)
@@ -129,12 +132,19 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def let_run(self, seconds: float) -> None:
-        """Return after `seconds` or at the end of the run, with the peak memory in `peak_bytes`."""
-        deadline = time.monotonic() + seconds
-        while self._process.poll() is None and time.monotonic() < deadline:
+    def let_run(self, seconds: float, workdir: Path) -> None:
+        """Return after `seconds` or at the end of the run, with the peak memory in `peak_bytes`, the age of the
+        oldest view in `oldest_view_s` (a view that is older than the farmer does not count), and the time in `ran_s`.
+        """
+        began, began_wall = time.monotonic(), time.time()
+        while self._process.poll() is None and time.monotonic() < began + seconds:
             self.peak_bytes = max(self.peak_bytes, memory(self._process.pid))
+            written = [view_written(workdir / name) for name in ("toprocess", "finished")]
+            age = time.time() - max(min(written), began_wall)
+            if self._process.poll() is None:
+                self.oldest_view_s = max(self.oldest_view_s, age)
             time.sleep(MEMORY_EVERY_S)
+        self.ran_s = time.monotonic() - began
 
     def stop(self) -> None:
         """Stop the farmer, unless it is done.
@@ -158,6 +168,22 @@ def memory(pid: int) -> int:
             continue
         total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     return total
+
+
+def view_written(path: Path) -> float:
+    """Return when a view was last brought up to date, in seconds since the epoch; 0: it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def finished_tasks(bench: Bench, workdir: str) -> int:
+    """Return how many tasks of a farm have finished."""
+    printed = subprocess.run(
+        bench.command("status", workdir, "--json"), cwd=bench.directory, capture_output=True, check=True
+    )
+    return int(json.loads(printed.stdout)["tasks"]["finished"])
 
 
 def children(pid: int) -> list[int]:
@@ -208,27 +234,30 @@ def measure_farm(bench: Bench, tasks: int, seconds: float, *, full: bool) -> Non
     command = bench.run(name, "farm")
     with Run(bench, command) as run:
         bench.note(f"{tasks:,} tasks: from the prompt to the first task", run.first_s, "s", 5.0)
-        run.let_run(seconds)
+        run.let_run(seconds, bench.directory / "farm")
     measure_status(bench, "farm")
     with Run(bench, command) as resumed:
         bench.note("resumed with its list: to the first task", resumed.first_s, "s", 3.0)
     make_snapshot(bench, "farm")
     measure_status(bench, "farm")
+    before = finished_tasks(bench, "farm")
     with Run(bench, bench.command("resume", "farm", "--quiet")) as resumed:
         bench.note("resumed by its workdir: to the first task", resumed.first_s, "s", 3.0)
-        resumed.let_run(float("inf") if full else seconds)
+        resumed.let_run(float("inf") if full else seconds, bench.directory / "farm")
+    after = finished_tasks(bench, "farm")
+    bench.note(f"rate from {before:,} to {after:,} tasks finished", (after - before) / resumed.ran_s, "tasks/s")
+    bench.note("oldest view (toprocess, finished) while it ran", resumed.oldest_view_s, "s")
     measure_status(bench, "farm")
     bench.note("peak memory of the farmer", max(run.peak_bytes, resumed.peak_bytes) / 1e6, "MB", 150.0)
     bench.note("files in the workdir, logs packed", files(bench.directory / "farm"), "files", 10_000)
 
 
-def make_snapshot(bench: Bench, workdir: str, patience_s: float = 60.0) -> None:
-    """Let many loops work on the farm until the log is so long that one of them writes a snapshot."""
-    deadline = time.monotonic() + patience_s
-    command = bench.command("resume", workdir, "-n", str(MANY_LOOPS), "--loops", str(MANY_LOOPS), "--quiet")
-    with Run(bench, command):
-        while time.monotonic() < deadline and not entries_since_snapshot(bench.directory / workdir)[1]:
-            time.sleep(1)
+def make_snapshot(bench: Bench, workdir: str) -> None:
+    """Make the log so long that a snapshot is due, and write it, as a farmer would."""
+    ledger = Ledger.open(bench.directory / workdir)
+    for _ in range(SNAPSHOT_EVERY):
+        ledger.append(lambda _state: (Report(), ()))
+    ledger.snapshot(CLI)
 
 
 def measure_add(bench: Bench, tasks: int) -> None:

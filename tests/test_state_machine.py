@@ -357,7 +357,7 @@ class FarmMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
-        """Retry what ended badly, at any time: what was cancelled may still be running, and is not to be retried then."""
+        """Retry what ended badly, at any moment; what was cancelled may still run, and then stays as it is."""
         ids = [task for task, truth in enumerate(self.model) if truth.state in ENDED[1:]]
         if not ids:
             return
