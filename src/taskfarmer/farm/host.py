@@ -171,12 +171,14 @@ def kill_descendants(
 ) -> bool:
     """Kill everything below this process but the trees of `spare`; False if something resists (uninterruptible I/O).
 
-    Anew until none is found: what is killed may have had time to fork. `reap` takes exit statuses of children.
+    This process must be a subreaper. Anew until none is found: what is killed may have had time to fork. `reap` takes exit statuses of children.
     """
     deadline = time.monotonic() + limit_s
     me = os.getpid()
     while time.monotonic() < deadline:
         (reap or bury_children)()
+        if not _has_children():  # then nothing is below: orphans come to a subreaper. /proc may be long to read
+            return True
         living = descendants(me, spare)
         if not living:
             return True
@@ -185,6 +187,14 @@ def kill_descendants(
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
     return False
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def kill_with_token(token: str, limit_s: float = 5.0) -> bool:
