@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from taskfarmer.core.ids import format_ids
 from taskfarmer.core.model import Task, encode_task
 from taskfarmer.core.state import State
 from taskfarmer.definitions import Definition
+from taskfarmer.farm import host
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.journal import Journal
 from taskfarmer.farm.ledger import Ledger
@@ -21,6 +23,8 @@ from taskfarmer.farm.segments import write_segment
 from taskfarmer.farm.workdir import Workdir
 
 EPOCH = 1_700_000_000.0
+HERE = {"boot": host.boot_id(), "pid_namespace": os.stat("/proc/self/ns/pid").st_ino}
+"""Of a farmer on this machine whose processes are gone."""
 
 
 class HandMade:
@@ -57,9 +61,9 @@ class HandMade:
         segment = write_segment(self.workdir.tasks, map(_encoded, tasks), self.disk, relative=True)
         self.append(Add(segment=segment))
 
-    def join(self, host: str = "node1", slots: int = 4) -> HandMadeFarmer:
-        """Return a farmer that has joined."""
-        return HandMadeFarmer(self, host, slots)
+    def join(self, host: str = "node1", slots: int = 4, **place: Any) -> HandMadeFarmer:
+        """Return a farmer that has joined; `place`: what its host says besides the name, such as `guardian`."""
+        return HandMadeFarmer(self, host, slots, place)
 
     def state(self) -> State:
         """Return the state as somebody else reads it."""

@@ -424,6 +424,17 @@ def test_what_comes_after_the_order_to_leave_is_let_be(leave: Callable[[Plan], N
     assert loop.plan.finished(), "leaving frees them"
 
 
+def test_what_was_taken_without_an_answer_is_adopted() -> None:
+    loop = Loop(5)
+    assert loop.take() == [0, 1]
+    loop.start()
+    loop.fold.take("me", "2-3")  # it was added, and the file server did not say so
+    loop.plan.adopt()
+    assert list(loop.plan.queue) == [2, 3]
+    loop.plan.adopt()
+    assert list(loop.plan.queue) == [2, 3], "once"
+
+
 # -- what others decide ------------------------------------------------------------------------------------------------
 
 

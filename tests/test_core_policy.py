@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,11 +16,20 @@ from taskfarmer.core.policy import (
     ENTRIES_PER_S,
     LEAST_S,
     MAX_DELAY_S,
+    MOST_PAUSE_S,
+    WATCHED,
     Rules,
     Silence,
+    asks,
     give_back,
+    idle_pause,
+    least_worth_s,
+    pause_after_losses,
     retry_delay,
+    tails_to_read,
     take_size,
+    telling_every_s,
+    to_watch,
     too_many_failures,
 )
 
@@ -72,33 +83,33 @@ situations = st.fixed_dictionaries(
 )
 
 
-def size_in(s: dict[str, float]) -> int:
+def size_in(s: dict[str, Any]) -> int:
     """Return what a farmer takes in that situation, and make it one that can be."""
     s["free"] = min(s["free"], s["slots"])
     s["all_slots"] = s["slots"] + (s["others"] if s["farmers"] > 1 else 0)
-    return take_size(**{key: value for key, value in s.items() if key != "others"})  # type: ignore[arg-type]
+    return take_size(**{key: value for key, value in s.items() if key != "others"})
 
 
 @given(situations)
-def test_a_farmer_takes_no_more_than_there_is_and_fills_its_free_slots(s: dict[str, float]) -> None:
+def test_a_farmer_takes_no_more_than_there_is_and_fills_its_free_slots(s: dict[str, Any]) -> None:
     size = size_in(s)
     assert 0 <= size <= s["ready"]
     assert size >= min(s["free"] - s["queued"], s["ready"])
 
 
 @given(situations)
-def test_a_farmer_takes_no_more_than_its_work_ahead(s: dict[str, float]) -> None:
+def test_a_farmer_takes_no_more_than_its_work_ahead(s: dict[str, Any]) -> None:
     size = size_in(s)
     ahead_s = max(AHEAD_S, s["farmers"] / ENTRIES_PER_S)
     assert s["queued"] + size <= max(s["queued"], s["free"], math.ceil(s["rate"] * ahead_s))
 
 
 @given(situations)
-def test_towards_the_end_a_farmer_takes_half_of_its_share(s: dict[str, float]) -> None:
+def test_towards_the_end_a_farmer_takes_half_of_its_share(s: dict[str, Any]) -> None:
     size = size_in(s)
     if s["farmers"] > 1:
         half = math.ceil(s["ready"] * s["slots"] / s["all_slots"] / 2)
-        assert size <= max(half, s["free"] - s["queued"], math.ceil(s["rate"] * LEAST_S))
+        assert size <= max(half, s["free"] - s["queued"], math.ceil(s["rate"] * least_worth_s(s["farmers"])))
 
 
 def test_who_is_alone_takes_all_that_remains() -> None:
@@ -128,10 +139,22 @@ def test_many_farmers_take_more_at_once_so_that_the_log_keeps_up() -> None:
 # -- giving back -------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 5000), st.floats(0, 10_000), st.integers(0, 5000))
-def test_a_farmer_gives_back_at_most_half_and_no_more_than_is_wanted(queued: int, rate: float, wanted: int) -> None:
-    given_back = give_back(queued=queued, rate=rate, wanted=wanted)
-    assert 0 <= given_back <= min(wanted, (queued + 1) // 2)
+giving = st.fixed_dictionaries(
+    {
+        "queued": st.integers(0, 5000),
+        "rate": st.floats(0, 10_000),
+        "wanted": st.integers(-10, 5000),
+        "farmers": st.integers(2, 1000),
+        "holders": st.integers(1, 1000),
+        "chance": st.floats(0, 1, exclude_max=True),
+    }
+)
+
+
+@given(giving)
+def test_a_farmer_gives_back_at_most_half_and_no_more_than_is_wanted(situation: dict[str, Any]) -> None:
+    given_back = give_back(**situation)
+    assert 0 <= given_back <= max(0, min(situation["wanted"], (situation["queued"] + 1) // 2))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +162,123 @@ def test_a_farmer_gives_back_at_most_half_and_no_more_than_is_wanted(queued: int
     [(10, 0.0, 4, 4), (10, 1.0, 100, 5), (1, 0.1, 1, 1), (10, 1.0, 0, 0), (0, 1.0, 9, 0), (10, 100.0, 4, 0)],
 )
 def test_a_queue_that_is_soon_empty_is_kept(queued: int, rate: float, wanted: int, size: int) -> None:
-    assert give_back(queued=queued, rate=rate, wanted=wanted) == size
+    assert give_back(queued=queued, rate=rate, wanted=wanted, farmers=2, holders=1, chance=0.9) == size
+
+
+@pytest.mark.parametrize(("wanted", "holders"), [(1, 2), (1, 999), (30, 500), (500, 500), (900, 7)])
+def test_about_twice_as_many_give_as_are_wanted(wanted: int, holders: int) -> None:
+    chances = [number / 1000 for number in range(1000)]
+    sizes = [
+        give_back(queued=99, rate=0.1, wanted=wanted, farmers=1000, holders=holders, chance=chance)
+        for chance in chances
+    ]
+    givers = sum(map(bool, sizes)) * holders / 1000
+    assert givers <= min(holders, 2 * wanted) + 1
+    assert sum(sizes) / 1000 * holders >= min(wanted, holders * 50), "in a look or so all is given that is wanted"
+
+
+# -- many farmers, one directory ---------------------------------------------------------------------------------------
+
+FARMERS = pytest.mark.parametrize("farmers", [1, 2, 8, 50, 200, 1000, 5000])
+
+
+@FARMERS
+def test_idle_farmers_look_200_times_a_second_or_once_each(farmers: int) -> None:
+    pauses = [idle_pause(looks, farmers) for looks in range(1, 40)]
+    assert farmers / pauses[0] <= max(200, farmers)
+    assert all(before <= after for before, after in itertools.pairwise(pauses))
+    assert pauses[-1] == 1.0
+
+
+def test_who_is_idle_beside_one_other_looks_at_once_and_asks_within_half_a_second() -> None:
+    asked = next(looks for looks in itertools.count() if asks(looks, 2, 0.99))
+    assert sum(idle_pause(looks, 2) for looks in range(1, asked)) < 0.5
+
+
+@FARMERS
+def test_idle_farmers_ask_one_after_the_other(farmers: int) -> None:
+    asking = sum(asks(99, farmers, number / 1000) for number in range(1000)) / 1000 * farmers
+    assert 0 < asking <= max(200, 8) + farmers / 1000
+    assert not asks(0, farmers, 0.0)
+
+
+@FARMERS
+def test_idle_farmers_read_few_journals(farmers: int) -> None:
+    assert 1 <= tails_to_read(farmers) <= 8
+    assert tails_to_read(farmers) * farmers <= max(64, farmers)
+
+
+@FARMERS
+def test_what_is_only_told_takes_half_of_the_entries_at_most(farmers: int) -> None:
+    assert farmers / telling_every_s(farmers, awaited=True) <= ENTRIES_PER_S / 2
+    assert telling_every_s(2, awaited=True) == 1.0
+    assert telling_every_s(2, awaited=False) == 30.0
+
+
+@FARMERS
+def test_an_entry_is_worth_a_quarter_of_a_second_of_work_or_more(farmers: int) -> None:
+    assert LEAST_S <= least_worth_s(farmers) <= AHEAD_S
+    if farmers <= 75:
+        assert farmers / least_worth_s(farmers) <= max(ENTRIES_PER_S, farmers / LEAST_S)
+
+
+def test_of_tasks_longer_than_the_work_ahead_nothing_is_queued() -> None:
+    """Otherwise a slot would be empty at the end while another has a task of minutes in its queue."""
+    assert take_size(slots=4, free=1, queued=0, rate=4 / 60, ready=1000, all_slots=8, farmers=2) == 1
+    assert take_size(slots=4, free=0, queued=0, rate=4 / 60, ready=1000, all_slots=8, farmers=2) == 0
+
+
+# -- losing a race -----------------------------------------------------------------------------------------------------
+
+
+def pause(losses: int, *, waited_s: float = 0.0, farmers: int = 1000, chance: float = 0.999) -> float:
+    """Return the pause after so many losses where an attempt takes 10 ms."""
+    return pause_after_losses(losses=losses, took_s=0.01, waited_s=waited_s, farmers=farmers, chance=chance)
+
+
+def test_after_a_first_loss_one_tries_again_at_once() -> None:
+    assert pause(1) == 0.0
+
+
+def test_rivals_make_room_for_each_other() -> None:
+    pauses = [pause(losses) for losses in range(2, 60, 2)]
+    assert pauses[:4] == pytest.approx([0.02, 0.04, 0.08, 0.16], rel=0.01)
+    assert max(pauses) <= MOST_PAUSE_S
+    assert pause(60, farmers=3) <= 0.03, "with few farmers there are few rivals"
+    assert pause(60, chance=0.0) == 0.0
+
+
+def test_who_waited_for_longer_than_all_need_goes_first() -> None:
+    assert pause(60, farmers=50, waited_s=0.4) > 0.3
+    assert pause(60, farmers=50, waited_s=0.6) <= 0.01
+
+
+# -- whom to watch -----------------------------------------------------------------------------------------------------
+
+
+def ring(farmers: int, me: int) -> list[str]:
+    """Return the others as `me` has them, who joined before it first, and around."""
+    return [str((me - step) % farmers) for step in range(1, farmers)]
+
+
+@FARMERS
+def test_each_farmer_is_watched_by_a_few(farmers: int) -> None:
+    watchers = Counter(other for me in range(farmers) for other in to_watch(ring(farmers, me), lambda _id: False))
+    assert set(watchers.values()) <= {min(WATCHED, farmers - 1)}
+    assert len(watchers) == (farmers if farmers > 1 else 0)
+
+
+@pytest.mark.parametrize("dead", [1, 4, 5, 64, 998])
+def test_a_rack_that_died_together_is_found_in_a_few_steps(dead: int) -> None:
+    """Each step takes three heartbeats, until those that were reached are known to be silent."""
+    others = ring(1000, me=999)
+    silent: set[str] = set()
+    steps = 0
+    while not set(others[:dead]) <= silent:
+        silent |= set(to_watch(others, silent.__contains__)) & set(others[:dead])
+        steps += 1
+        assert steps <= 6
+    assert len(to_watch(others, silent.__contains__)) <= 4 * dead + WATCHED
 
 
 # -- silence -----------------------------------------------------------------------------------------------------------

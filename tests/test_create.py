@@ -20,7 +20,7 @@ from taskfarmer.farm import edited
 from taskfarmer.farm.create import Opened, open_or_create
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.ledger import Ledger
-from taskfarmer.farm.options import FarmConfig, FarmerOptions
+from taskfarmer.farm.options import FarmConfig
 
 
 def config(tasklist: Path | str = "/lists/tasks.txt") -> FarmConfig:
@@ -380,18 +380,3 @@ def test_edits_are_found_while_farmers_work(tmp_path: Path) -> None:
     ledger.append(lambda _state: (Join(host={}, slots=1), ()), "f")
     ledger.append(lambda _state: (Take(ids="0-2"), ()), "f")
     assert create(tmp_path / "w", "abcd").ledger.state.counts()["toprocess"] == 3
-
-
-# -- options -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("loops", [1, 2, 3, 8, 99])
-def test_the_shares_of_loops_add_up(loops: int) -> None:
-    whole = FarmerOptions(slots=8, memory_bytes=800, gpus=("0", "1", "2"), limit_s=5.0)
-    shares = whole.divided(loops)
-    assert len(shares) == min(loops, 8)
-    assert sum(share.slots for share in shares) == 8
-    assert min(share.slots for share in shares) >= 1
-    assert sum(share.memory_bytes for share in shares) <= 800
-    assert sorted(gpu for share in shares for gpu in share.gpus) == ["0", "1", "2"]
-    assert {share.limit_s for share in shares} == {5.0}

@@ -150,8 +150,8 @@ def _keys(value: Any) -> Iterator[str]:
 
 _CALLS = (
     "status {}", "tasks {}", "tasks {} --sort id", "show {} 0,1", "logs {} 0", "why {} 0,1", "timeline {}",
-    "add {} -- true", "export {} --output {}/table.csv", "retry {}", "cancel {} --all", "stop {}", "runners",
-    "tasklists",
+    "add {} -- true", "export {} --output {}/table.csv", "retry {}", "cancel {} --all", "stop {}", "drain {}",
+    "runners", "tasklists",
 )  # fmt: skip
 
 

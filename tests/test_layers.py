@@ -20,7 +20,7 @@ LEVELS = {
     "farm": 3,
     "monitor": 4,
     **dict.fromkeys(FACES, 5),
-    **dict.fromkeys(("task", "atlas"), 6),
+    **dict.fromkeys(("task", "atlas", "selftest"), 6),
     "cli": 7,
     "__main__": 8,
 }

@@ -408,8 +408,8 @@ def test_a_writer_that_slept_does_not_take_a_number_that_was_used(
         farm.append(lambda _state: (Report(), ()))
         farm.snapshot("cli")
     farm.log.forget_before(farm.snapshot_at)
-    awake = ledger_module._now() + 1000.0
-    monkeypatch.setattr(ledger_module, "_now", lambda: awake)
+    awake = sleeper.clock.boottime() + 1000.0
+    monkeypatch.setattr(sleeper.clock, "boottime", lambda: awake)
     sleeper.append(lambda _state: (Join(host={}, slots=1), ()), "late")
     assert "late" in Ledger.open(farm.workdir.path).state.index
     assert min(farm.log.numbers()) == farm.snapshot_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from taskfarmer.cli import main
 from taskfarmer.core.model import Task, TaskId
-from tests.ledgers import HandMade
+from tests.ledgers import HERE, HandMade, HandMadeFarmer
 
 
 def call(*args: object, stdin: bytes | None = None) -> Result:
@@ -68,7 +69,37 @@ def test_status(farm: HandMade) -> None:
     assert ["finished", "1", "20.0%"] in lines
     assert ["blocked", "1", "20.0%"] in lines
     assert ["all", "5"] in lines
-    assert any(line[1:5] == ["north", "4242", "4", "alive"] for line in lines)
+    assert ["host", "state", "for", "slots", "running", "finished", "failed", "rate"] in lines
+    (north,) = (line for line in result.stdout.splitlines() if line.startswith("north "))
+    assert re.match(r"north  at work +\S+( s|:\d\d)? +4 +1 +1 +1\b", north)
+
+
+def test_status_lists_every_farmer_when_asked(farm: HandMade) -> None:
+    (farmer,) = farm.ledger.state.farmers
+    lines = call("status", farm.path, "--farmers").stdout.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("farmer "))
+    assert lines[at + 1].split() == [farmer.id[:8], "north", "4241", "at", "work", "4", "1", "1", "1", "0"]
+    assert lines[at + 2].startswith("  since ")
+    assert call("status", farm.path, "-v").stdout.count("last sign of life") == 1
+
+
+@pytest.mark.parametrize("options", [(), ("-v",)], ids=["hosts", "farmers"])
+def test_status_fits_into_80_columns(tmp_path: Path, options: tuple[str, ...]) -> None:
+    farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(9)])
+    for host in ("nid000012", "nid000013", "nid000014"):
+        farmer = farm.join(host=host, slots=128)
+        farmer.take(*range(9))
+        farmer.start(0)
+        if host != "nid000014":
+            farmer.bury()
+    lines = call("status", farm.path, *options).stdout.splitlines()
+    tables = [
+        line
+        for line in lines
+        if line.startswith(("host ", "farmer ", "nid", *(f.id[:8] for f in farm.ledger.state.farmers)))
+    ]
+    assert len(tables) == 4
+    assert max(map(len, tables)) <= 80
 
 
 def test_status_for_programs(farm: HandMade) -> None:
@@ -144,6 +175,31 @@ def test_tasks_by_state_and_limit(farm: HandMade) -> None:
     assert call("tasks", farm.path, "--state", "gone").exit_code == 2
 
 
+def test_tasks_that_run(farm: HandMade) -> None:
+    (farmer,) = farm.ledger.state.farmers
+    heading, line = call("tasks", farm.path, "--running").stdout.splitlines()
+    assert heading.split() == ["id", "attempt", "for", "host", "farmer", "slot", "text"]
+    assert line.split()[:2] == ["3", "1"]
+    assert line.split()[-4:] == ["north", farmer.id[:8], "1", "three"]
+    (found,) = said("tasks", farm.path, "--running")["tasks"]
+    assert (found["id"], found["state"], found["attempt"], found["attempts"]) == (3, "running", 1, 1)
+    assert (found["host"], found["farmer"], found["slot"], found["standing"]) == ("north", farmer.id, 1, "alive")
+    assert found["running_s"] == pytest.approx(time.time() - found["started"], abs=60)
+    assert said("tasks", farm.path, "--running", "--where", "host = 'north'")["tasks"][0]["farmer"] == farmer.id
+    assert said("tasks", farm.path, "--running", "--where", "host = 'south'")["tasks"] == []
+    assert call("tasks", farm.path, "--running", "--state", "failed").exit_code == 2
+
+
+def test_what_runs_with_a_dead_farmer_says_so(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", ["zero"])
+    dead = HandMadeFarmer(farm, "here", 1, place=HERE)
+    dead.take(0)
+    dead.start(0)
+    (_, line) = call("tasks", farm.path, "--running").stdout.splitlines()
+    assert line.split()[-3:] == ["0", "dead", "zero"]
+    assert "(the farmer is dead)" in call("show", farm.path, "0").stdout
+
+
 def test_tasks_by_condition_and_order(farm: HandMade) -> None:
     found = said("tasks", farm.path, "--where", "attempts > 0", "--sort", "-attempts")["tasks"]
     assert [t["id"] for t in found] == [0, 1, 3]
@@ -167,6 +223,33 @@ def test_show(farm: HandMade) -> None:
     assert str(farm.workdir.logs / "log_0.2") in text
     assert "task 2: blocked" in text
     assert "A=b" in text
+
+
+def test_show_marks_what_counts(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", ["zero", "one"])
+    a, b = farm.join(host="north"), farm.join(host="south")
+    a.take(0, 1)
+    a.start(0)
+    a.start(1)
+    a.bury()
+    a.end(0)
+    b.take(0)
+    b.run(0, "back", 2)
+    b.run(0, "ok", 3)
+    lines = call("show", farm.path, "0-1").stdout.splitlines()
+    attempts = [line.split(": ", 1)[1] for line in lines if line.startswith("  attempt")]
+    assert attempts == [
+        "finished, after 0 ms, superseded: this result does not count, it came after its farmer was buried",
+        "stopped, exit status 1, after 1.00 s",
+        "finished, after 1.00 s, counted",
+        "lost with its farmer",
+    ]
+    assert sum(line.split() == ["farmer", "buried:", "silent", "for", "300", "s"] for line in lines) == 2
+    first, second = said("show", farm.path, "0-1")["tasks"]
+    assert [(a["counted"], a["superseded"]) for a in first["attempts"]] == [
+        (False, True), (False, False), (True, False),
+    ]  # fmt: skip
+    assert [a["buried"] for a in second["attempts"]] == ["silent for 300 s"]
 
 
 def test_show_for_programs(farm: HandMade) -> None:
@@ -303,7 +386,8 @@ def test_timeline_of_a_farm_that_rests_is_made_exact(tmp_path: Path) -> None:
     result = call("timeline", farm.path)
     assert result.stdout.splitlines()[0] == str(farm.path / "timeline.json")
     assert "ui.perfetto.dev" in result.stdout
-    assert len(json.loads((farm.path / "timeline.json").read_text())) == 6
+    events = json.loads((farm.path / "timeline.json").read_text())
+    assert [event["name"] for event in events if event["ph"] != "M"] == ["joined", "zero", "left: done"]
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------

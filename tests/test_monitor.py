@@ -9,6 +9,7 @@ import sqlite3
 import time
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -27,7 +28,7 @@ from taskfarmer.monitor.outputs import follow, log_files, output
 from taskfarmer.monitor.progress import Progress, ProgressView
 from taskfarmer.monitor.rows import plain_rows, row_lines
 from taskfarmer.monitor.summary import summary
-from taskfarmer.monitor.text import duration, memory, per_second, printable, shortened, table
+from taskfarmer.monitor.text import duration, memory, moment, per_second, period, printable, shortened, span, table
 from taskfarmer.monitor.tracing import write_timeline
 from taskfarmer.monitor.why import why
 from tests.ledgers import EPOCH, HandMade, HandMadeFarmer
@@ -77,6 +78,37 @@ def test_every_attempt_is_told(farm: HandMade) -> None:
 
 def test_a_finish_behind_the_cut_is_superseded(farm: HandMade) -> None:
     assert [a.superseded for a in attempts_at(look(farm), 3)] == [True, False]
+
+
+def test_a_finish_that_the_log_is_still_behind_of_is_not_superseded(farm: HandMade) -> None:
+    ledger = look(farm)
+    west = farm.join(host="west")
+    ledger.refresh()
+    west.take(5)
+    west.run(5)
+    ledger.read_tails()  # and not the log, which says who had taken it
+    (attempt,) = attempts_at(ledger, 5)
+    assert (attempt.ending, attempt.superseded, attempt.counted) == ("finished", False, False)
+    ledger.refresh()
+    ledger.read_tails()
+    (attempt,) = attempts_at(ledger, 5)
+    assert (attempt.superseded, attempt.counted) == (False, True)
+
+
+def test_what_the_log_has_not_told_of_yet_is_left_out(farm: HandMade, tmp_path: Path) -> None:
+    ledger = look(farm)
+    farm.add(["new"])
+    south = next(farmer for farmer in ledger.state.farmers if farmer.host["host"] == "south")
+    text = b"S 6 1 0 1700000100.000000"
+    end = b"E 6 1 ok 0 1700000101.000000 0.1 0.1 9 -"
+    with open(farm.workdir.journals / south.id, "ab") as journal:
+        journal.write(b"".join(b"%08x %b\n" % (crc32(line), line) for line in (text, end)))
+    ledger.read_tails()
+    assert [a.task for a in attempts(ledger)] == [a.task for a in attempts(look(farm)) if a.task < 6]
+    assert len(build_index(ledger).choose()) == 6
+    keeper = ViewKeeper(ledger)
+    assert keeper.update(budget_s=60), keeper.problem
+    assert sum(event["ph"] == "X" for event in json.loads((farm.path / "timeline.json").read_text())) == 6
 
 
 def test_an_attempt_knows_how_it_ended(farm: HandMade) -> None:
@@ -150,19 +182,6 @@ def test_the_summary_counts_tasks_and_farmers(farm: HandMade) -> None:
     north, south = said.farmers
     assert (north.standing, north.why, north.finished, north.failed) == ("buried", "silent for 300 s", 2, 1)
     assert (south.standing, south.running, south.finished, south.host, south.pid) == ("alive", 1, 1, "south", 4242)
-
-
-def test_a_farmer_without_signs_of_life_is_silent_and_a_dead_one_gone(tmp_path: Path) -> None:
-    import os
-
-    farm = HandMade(tmp_path / "w", ["zero"])
-    quiet = farm.join()
-    HandMadeFarmer(farm, "here", 1, place={"boot": boot_id(), "pid_namespace": Path("/proc/self/ns/pid").stat().st_ino})
-    for path in (farm.workdir.alive / quiet.id, farm.workdir.journals / quiet.id):
-        os.utime(path, (EPOCH, EPOCH))
-    farm.ledger.state.farmers[0].since = EPOCH
-    farm.ledger.read_tails()
-    assert [farmer.standing for farmer in summary(farm.ledger).farmers] == ["silent", "gone"]
 
 
 def test_the_rate_is_that_of_the_last_minute(tmp_path: Path) -> None:
@@ -423,6 +442,14 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_times_and_spans() -> None:
+    noon = time.mktime((2026, 11, 20, 12, 0, 0, 0, 0, -1))
+    assert moment(noon) == "2026-11-20 12:00:00"
+    assert period(noon, noon + 61) == "2026-11-20 12:00:00 to 12:01:01"
+    assert period(noon, noon + 86400) == "2026-11-20 12:00:00 to 2026-11-21 12:00:00"
+    assert [span(s) for s in (-3.0, 0.4, 9.7, 61.2)] == ["0 s", "0 s", "10 s", "1:01"]
+
+
 def test_rates_and_amounts() -> None:
     assert [per_second(rate) for rate in (250.0, 2.5, 0.1, 0.001)] == ["250/s", "2.5/s", "6.0/min", "3.6/h"]
     assert [memory(kib) for kib in (900, 20480, 20 << 20)] == ["900 KiB", "20 MiB", "20.0 GiB"]
@@ -445,6 +472,7 @@ def test_progress_in_words() -> None:
     assert view(10, rate_per_s=2.0, left_s=100.0, farmers=2).words() == (
         "10 finished, 1 failed, 2 running, 2.0/s, 1:40 left, 2 farmers"
     )
+    assert view(10, farmers=2).words(of_all=True) == "10 finished, 1 failed, 2 running of 100, 2 farmers"
     assert view(10).total == 100
     assert view(10).ended == 11
 

@@ -69,7 +69,7 @@ def test_a_kill_before_the_farm_is_made_leaves_nothing_alive(evaluating: Farmer,
 
 def test_nohup_means_what_it_says(farm: Farm) -> None:
     farm.write("until [ -e go ]; do sleep 0.02; done")
-    at_work = [farm.start_command("nohup", *TASKFARMER, "run", farm.list) for _ in range(farm.farmers)]
+    at_work = [farm.start_command("nohup", *TASKFARMER, "run", farm.list, "-n", "1") for _ in range(farm.farmers)]
     farm.wait_for_runs(1)
     send(farm, at_work, "HUP")
     (farm.path / "go").touch()
@@ -100,7 +100,7 @@ def test_the_time_limit_stops_the_farm(farm: Farm) -> None:
 
 def test_a_task_that_says_0_when_it_is_stopped_has_not_finished(farm: Farm) -> None:
     farm.write("trap 'exit 0' TERM; sleep 30 & wait")
-    at_work = farm.start_all()
+    at_work = farm.start_all("-n", "1")
     farm.wait_for_runs(1)
     time.sleep(0.1)  # for the shell to set its trap; too early is right, too
     send(farm, at_work, "TERM")
@@ -124,7 +124,7 @@ def test_the_grace_is_kept_and_then_over(farm: Farm) -> None:
 
 def test_a_second_interrupt_kills(farm: Farm) -> None:
     farm.write("trap '' TERM INT; echo ready; while :; do sleep 1; done")
-    at_work = farm.start_all("--stop-grace", "60")
+    at_work = farm.start_all("-n", "1", "--stop-grace", "60")
     wait_for(lambda: (farm.workdir / "logs/log_0").exists() and farm.log(0) == "ready\n", "the task")
     send(farm, at_work, "INT")
     for farmer in at_work:
@@ -155,6 +155,7 @@ def test_the_command_stop(farm: Farm, words: tuple[str, ...], said: str) -> None
     farm.write(*["sleep 0.7"] * 40)
     at_work = farm.start_all("-n", "2")
     farm.wait_for_runs(2)
+    farm.wait_for_farmers()
     assert farm.once("stop", farm.workdir, *words).status == 0
     ends = [farmer.wait(15) for farmer in at_work]
     assert {end.status for end in ends} == {3}
@@ -164,7 +165,7 @@ def test_the_command_stop(farm: Farm, words: tuple[str, ...], said: str) -> None
 
 def test_a_stop_while_tasks_wait_for_their_retry(farm: Farm) -> None:
     farm.write("false", "true")
-    at_work = farm.start_all("--retries", "5", "--retry-delay", "60")
+    at_work = farm.start_all("-n", "1", "--retries", "5", "--retry-delay", "60")
     farm.wait_for_farmers()
     wait_for(lambda: farm.counts().get("finished") == 1, "one to finish")
     wait_for(lambda: farm.attempts()[0] == 1, "the other to fail")

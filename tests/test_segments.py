@@ -17,7 +17,7 @@ from taskfarmer.core.entries import Segment
 from taskfarmer.core.model import Task, TaskId, encode_task, encode_text
 from taskfarmer.errors import Damaged, InputError, NewerFormat, WorkdirError
 from taskfarmer.farm.disk import Disk
-from taskfarmer.farm.segments import STRIDE, Segments, write_segment
+from taskfarmer.farm.segments import STRIDE, SegmentFile, Segments, write_segment
 
 
 def texts(count: int) -> list[str]:
@@ -226,3 +226,18 @@ def test_200_000_tasks_are_written_and_read_quickly(tmp_path: Path) -> None:
     assert all(segments.text(n) == f"echo {n}" for n in range(count))
     assert time.process_time() - began < 8.0
     assert index_of(tmp_path, segment).stat().st_size == 8 * -(-count // STRIDE)
+
+
+def test_what_cannot_be_reached_now_is_not_damaged(tmp_path: Path) -> None:
+    """A file server that is away for a moment is no reason to give up the farm."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    segment = write_segment(tasks, [b'"x"'] * 200, Disk())
+    file = SegmentFile(tasks, 0, segment)
+    assert file.task(0).text == "x"
+    tasks.rename(tmp_path / "away")
+    assert file.task(1).text == "x", "what is in memory"
+    with pytest.raises(WorkdirError, match="task 150 cannot be reached"):
+        file.task(150)
+    (tmp_path / "away").rename(tasks)
+    assert file.task(150).text == "x"

@@ -20,6 +20,7 @@ from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.host import boot_id
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.views import ViewKeeper, refresh_views
+from taskfarmer.farm.views.timeline import row
 from tests.ledgers import HandMade, HandMadeFarmer
 
 VIEWS = ("toprocess", "finished", "failed", "timeline.json")
@@ -68,7 +69,7 @@ def test_the_views_say_what_happened(tmp_path: Path) -> None:
     assert lines(farm, "toprocess") == ["4 four"]  # 3 runs
     first = slices(farm)[0]
     assert first["name"] == "one"
-    assert (first["cat"], first["pid"], first["tid"], first["ts"], first["dur"]) == ("task", 1, 2, 1.7e15, 1e6)
+    assert (first["cat"], first["pid"], first["tid"], first["ts"], first["dur"]) == ("task", 1, 4, 1.7e15, 1e6)
     assert first["args"] == {
         "task": 1, "attempt": 1, "exit": 0, "cpu_s": 0.5, "rss_kib": 2048, "state": "finished",
     }  # fmt: skip
@@ -79,11 +80,50 @@ def test_farmers_and_slots_have_names_in_the_timeline(tmp_path: Path) -> None:
     a = farm.join(host="node7", slots=2)
     update(farm)
     events = json.loads((farm.path / "timeline.json").read_text())
-    assert [(event["name"], event["args"]["name"]) for event in events] == [
-        ("process_name", f"node7 farmer {a.id}"),
-        ("thread_name", "slot 0"),
-        ("thread_name", "slot 1"),
-    ]
+    named = {(e["name"], e.get("tid")): e["args"]["name"] for e in events if e["name"].endswith("_name")}
+    assert named == {
+        ("process_name", None): f"node7 farmer {a.id}",
+        ("thread_name", 1): "life",
+        ("thread_name", 2): "slot 0",
+        ("thread_name", 3): "slot 1",
+    }
+
+
+def test_rows_are_what_perfetto_keeps_apart(tmp_path: Path) -> None:
+    """It takes a thread with the number 0, or with that of its process, for the main thread, and merges the two."""
+    farm = HandMade(tmp_path / "w", ["x"])
+    for _ in range(4):
+        farm.join(slots=3)
+    update(farm)
+    events = json.loads((farm.path / "timeline.json").read_text())
+    rows = [(e["pid"], e["tid"], e["args"]["name"]) for e in events if e["name"] == "thread_name"]
+    assert len({(pid, tid) for pid, tid, _ in rows}) == len(rows) == 4 * 4
+    assert all(tid > 0 for _, tid, _ in rows)
+    assert all((pid == tid) == (name == "life") for pid, tid, name in rows)
+    order = {(e["pid"], e["tid"]): e["args"]["sort_index"] for e in events if e["name"] == "thread_sort_index"}
+    assert [name for *_, name in sorted(rows, key=lambda row: (row[0], order[row[:2]]))][:4] == [
+        "life", "slot 0", "slot 1", "slot 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("end", "name"), [("leave", "left: done"), ("bury", "died: silent for 300 s")])
+def test_the_lives_of_farmers_are_in_the_timeline(tmp_path: Path, end: str, name: str) -> None:
+    farm = HandMade(tmp_path / "w", ["x"])
+    a = farm.join()
+    keeper = update(farm)
+    assert lives(farm) == ["joined"]
+    getattr(a, end)()
+    assert keeper.update()
+    assert lives(farm) == ["joined", name]
+    keeper = ViewKeeper(farm.ledger)
+    farm.join()
+    assert keeper.update()
+    assert lives(farm) == ["joined", name, "joined"]
+
+
+def lives(farm: HandMade) -> list[str]:
+    events = json.loads((farm.path / "timeline.json").read_text())
+    return [event["name"] for event in events if event["ph"] == "i"]
 
 
 def test_a_farm_without_tasks_has_empty_views(tmp_path: Path) -> None:
@@ -145,6 +185,58 @@ def test_an_end_behind_the_cut_of_a_burial_does_not_count(tmp_path: Path) -> Non
     assert sorted((event["pid"], event["args"].get("superseded", False)) for event in of_one) == [(1, True), (2, False)]
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["same keeper", "new keeper"])
+def test_an_attempt_that_was_lost_and_ended_after_all_stands_there_once(tmp_path: Path, again: bool) -> None:
+    farm = HandMade(tmp_path / "w", ["zero", "one", "two"])
+    a, b = farm.join(), farm.join()
+    a.take(0, 1)
+    a.run(0)
+    a.start(1)
+    b.take(2)
+    b.run(2)
+    a.bury()
+    keeper = update(farm)
+    assert states(farm) == [(0, "finished", False), (1, "lost", False), (2, "finished", False)]
+    farm.now += 5
+    a.end(1)
+    keeper = keeper if again else ViewKeeper(farm.ledger)
+    assert keeper.update()
+    assert states(farm) == [(0, "finished", False), (1, "finished", True), (2, "finished", False)]
+    assert next(event["dur"] for event in slices(farm) if event["args"]["task"] == 1) > 1e6
+    with open(farm.workdir.journals / a.id, "ab") as journal:
+        journal.write(b"a torn ta")
+    inode = (farm.path / "timeline.json").stat().st_ino
+    assert keeper.update()
+    assert (farm.path / "timeline.json").stat().st_ino == inode, "what is torn is no news"
+    assert lines(farm, "finished") == ["0 zero", "2 two"]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["same keeper", "new keeper"])
+def test_a_tail_that_is_ahead_of_the_log_is_not_taken_for_superseded(tmp_path: Path, again: bool) -> None:
+    farm = HandMade(tmp_path / "w", ["zero", "one", "two"])
+    a, b = farm.join(), farm.join()
+    keeper = ViewKeeper(Ledger.open(farm.path))
+    a.take(0)
+    a.start(0, slot=2)
+    farm.now += 1
+    a.end(0)
+    a.run(1, "again")  # taken later, as far as the keeper knows
+    b.take(2)
+    assert keeper.update(), "it has not seen that these were taken"
+    assert states(farm) == []
+    keeper.ledger.refresh()
+    keeper = keeper if again else ViewKeeper(keeper.ledger)
+    assert keeper.update()
+    assert states(farm) == [(0, "finished", False), (1, "retried", False)]
+    assert next((event["tid"], event["dur"]) for event in slices(farm)) == (row(1, 2), 1e6)
+    assert lines(farm, "finished") == ["0 zero"]
+
+
+def states(farm: HandMade) -> list[tuple[int, str, bool]]:
+    told = (event["args"] for event in slices(farm))
+    return sorted((args["task"], args["state"], args.get("superseded", False)) for args in told)
+
+
 def test_a_finish_that_was_listed_before_the_burial_cut_it_off_is_taken_back(tmp_path: Path) -> None:
     farm = HandMade(tmp_path / "w", ["zero", "one"])
     a = farm.join()
@@ -179,22 +271,20 @@ def test_attempts_that_died_with_their_farmer_are_lost_and_those_to_be_done_agai
     assert [event["args"]["state"] for event in slices(farm)] == ["retried", "stopped", "lost"]
 
 
-def test_a_finish_of_a_task_that_was_cancelled_and_asked_for_again_does_not_count(tmp_path: Path) -> None:
+def test_a_task_that_was_cancelled_and_finished_all_the_same_has_finished(tmp_path: Path) -> None:
     farm = HandMade(tmp_path / "w", ["zero"])
-    a, b = farm.join(), farm.join()
+    a = farm.join()
     a.take(0)
     a.start(0)
     a.report()
     farm.append(Cancel(ids="0"))
-    farm.append(Retry(ids="0"))
-    a.end(0)
     keeper = update(farm)
-    assert lines(farm, "finished") == []
-    b.take(0)
-    b.run(0, "ok", 2)
+    assert lines(farm, "toprocess") == lines(farm, "finished") == []
+    farm.append(Retry(ids="0"))  # too early: its farmer has not let it go
+    a.end(0)
     assert keeper.update()
     assert lines(farm, "finished") == ["0 zero"]
-    assert [event["args"].get("superseded", False) for event in slices(farm)] == [True, False]
+    assert [event["args"].get("superseded", False) for event in slices(farm)] == [False]
 
 
 def test_what_pytaskfarmer_had_done_comes_first(tmp_path: Path) -> None:
@@ -312,13 +402,19 @@ def test_a_kill_at_any_operation_leaves_valid_views_and_the_next_keeper_makes_th
         history(farm, a, 1)
         ledger = Ledger.open(farm.path, Disk(_raising_at(at, Killed)))
         try:
-            ViewKeeper(ledger).update()
+            keeper = ViewKeeper(ledger)
+            keeper.update()
+            for step in (2, 3):  # from here on the timeline is made from the one before the last
+                history(farm, a, step)
+                ledger.refresh()
+                keeper.update()
         except Killed:
             killed = True
         else:
             killed = False
         json.loads((farm.path / "timeline.json").read_text())
-        history(farm, a, 2)
+        if not killed:
+            history(farm, a, 4)
         farm.ledger.refresh()
         update(farm)
         found = contents(farm)
@@ -328,7 +424,25 @@ def test_a_kill_at_any_operation_leaves_valid_views_and_the_next_keeper_makes_th
         assert contents(farm) == found, f"killed at operation {at}"
         if not killed:
             break
-    assert at > 8
+    assert at > 20
+
+
+def test_a_long_timeline_is_not_copied_again_and_again(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(1000)])
+    a = farm.join()
+    a.take(*range(1000))
+    keeper = ViewKeeper(farm.ledger)
+    for step in range(10):
+        for task in range(step * 100, step * 100 + 100):
+            a.run(task)
+        assert keeper.update(budget_s=math.inf)
+        json.loads((farm.path / "timeline.json").read_text())
+    copied = keeper._timeline.copied
+    assert 0 < copied < (farm.path / "timeline.json").stat().st_size / 4, "what the file before the last lacked, and what is new"
+    assert len(list(farm.path.glob("ledger/timeline.json.*.old"))) == 1
+    keeper.close()
+    assert list(farm.path.glob("ledger/timeline.json.*.old")) == []
+    assert len(slices(farm)) == 1000
 
 
 def _raising_at(when: int, error: type[BaseException]) -> Callable[[str, str], None]:

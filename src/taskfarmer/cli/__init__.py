@@ -32,9 +32,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "add": ("steer:add", "Add tasks to a farm; farmers that run pick them up."),
     "retry": ("steer:retry", "Have failed, cancelled or unknown tasks done again."),
     "cancel": ("steer:cancel", "Cancel tasks that have not ended."),
-    "stop": ("steer:stop", "Tell farmers to stop, or to drain."),
+    "stop": ("steer:stop", "Tell farmers to stop: all, or those of a host."),
+    "drain": ("steer:drain", "Tell farmers to start nothing more, and to leave."),
     "runners": ("definitions:runners", "List the runners that there are."),
     "tasklists": ("definitions:tasklists", "List the task list handlers that there are."),
+    "selftest": ("selftest:selftest", "Try out whether a directory's file system is fit for taskfarmer."),
     "completion": ("definitions:completion", "Print the completion script of a shell."),
 }
 

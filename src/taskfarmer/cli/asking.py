@@ -113,6 +113,6 @@ def say(text: str = "") -> None:
 
 def anybody_at_work(ledger: Ledger) -> bool:
     """Whether some farmer is, as far as one can tell, alive."""
-    from ..monitor.summary import standing
+    from ..monitor.standing import at_work
 
-    return any(standing(ledger, farmer) in ("alive", "silent") for farmer in ledger.state.alive())
+    return bool(at_work(ledger.state))

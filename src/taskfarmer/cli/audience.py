@@ -12,6 +12,7 @@ from ..farm.create import Opened
 from ..farm.driver import Reporter
 from ..farm.farmer import Result
 from ..farm.options import FarmerOptions
+from ..monitor.parting import Parting
 from ..monitor.progress import Progress
 from ..monitor.reporters import Lines, Live, Silent, Warnings, stamped
 from .session import Audience, as_json
@@ -40,13 +41,13 @@ class _Nobody:
         for note in opened.notes:
             printed(f"taskfarmer: {note}", sys.stderr)
 
-    def closed(self, workdir: Path, result: Result, seconds: float) -> None:
+    def closed(self, workdir: Path, result: Result, parting: Parting, seconds: float) -> None:
         pass
 
 
 class _Program(_Nobody):
-    def closed(self, workdir: Path, result: Result, seconds: float) -> None:
-        printed(as_json(workdir, result, seconds, result.exit_status))
+    def closed(self, workdir: Path, result: Result, parting: Parting, seconds: float) -> None:
+        printed(as_json(workdir, result, parting, seconds, result.exit_status))
 
 
 class _Person:
@@ -63,9 +64,11 @@ class _Person:
         printed(f"taskfarmer: {len(ledger.state)} tasks, {options.slots} slots, workdir {ledger.workdir.path}{doing}")
         self._display.start()
 
-    def closed(self, workdir: Path, result: Result, seconds: float) -> None:
+    def closed(self, workdir: Path, result: Result, parting: Parting, seconds: float) -> None:
         self._display.stop()
         printed(f"taskfarmer: {counted(result.counts)} in {seconds:.1f} s")
+        if words := parting.words(result.counts):
+            printed(f"taskfarmer: {words}")
         if result.counts["failed"]:
             where = shlex.quote(str(workdir))
             printed(f"  which:  taskfarmer tasks --state failed {where}")
@@ -92,5 +95,7 @@ class _Reader:
         printed(stamped(f"logdir: {ledger.workdir.logs}"))
         printed(stamped(f"tasks: {len(ledger.state)}, workers: {options.slots}"))
 
-    def closed(self, workdir: Path, result: Result, seconds: float) -> None:
+    def closed(self, workdir: Path, result: Result, parting: Parting, seconds: float) -> None:
         printed(stamped(f"end: {counted(result.counts)} in {seconds:.1f} s"))
+        if words := parting.words(result.counts):
+            printed(stamped(words))

@@ -31,12 +31,18 @@ _STATUS_BYTES = 1 << 20
 
 @click.command()
 @workdir_argument
+@click.option("--farmers", "-v", "each_farmer", is_flag=True,
+              help="List every farmer that there was, with when and why it ended, instead of the hosts.")  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show it again and again, until interrupted.")
 @click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, metavar="S",
               help="Seconds between two looks of --watch.")  # fmt: skip
 @json_option
-def status(workdir: Path, watch: bool, interval: float, as_json: bool) -> None:
-    """Say how the farm in WORKDIR stands: tasks by state, rate, farmers."""
+def status(workdir: Path, each_farmer: bool, watch: bool, interval: float, as_json: bool) -> None:
+    """Say how the farm in WORKDIR stands: tasks by state, rate, who is at work on which host, and what was done there.
+
+    A farmer is at work; or silent, if there was no sign of life for three heartbeats; or dead, if its processes are
+    gone, which can be seen on its own host. It has left, or another farmer has buried it and taken over.
+    """
     from ..monitor.describe import farm_lines
     from ..monitor.summary import summary
 
@@ -48,7 +54,7 @@ def status(workdir: Path, watch: bool, interval: float, as_json: bool) -> None:
             if as_json:
                 print_json("status", **now.to_json())
             else:
-                say("\n".join(farm_lines(now)))
+                say("\n".join(farm_lines(now, each_farmer=each_farmer)))
             if not watch:
                 return
             sys.stdout.flush()
@@ -60,33 +66,45 @@ def status(workdir: Path, watch: bool, interval: float, as_json: bool) -> None:
 @click.command()
 @workdir_argument
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
+@click.option("--running", is_flag=True, help="Those that run: since when, on which host, with which farmer.")
 @click.option("--where", metavar="SQL", help="Only those that meet a condition, such as 'seconds > 60 and exit != 0'.")
 @click.option("--sort", metavar="COLUMN", help="Sort by a column; -COLUMN starts with the largest.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
 @json_option
 def tasks(
-    workdir: Path, states: tuple[str, ...], where: str | None, sort: str | None, limit: int | None, as_json: bool
+    workdir: Path,
+    states: tuple[str, ...],
+    running: bool,
+    where: str | None,
+    sort: str | None,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """List the tasks of the farm in WORKDIR.
 
     --where and --sort know these columns, of the last attempt at each task: id, state, text, name, attempts, failures,
     losses, exit, signal, reason, started, ended, seconds, cpu_s, rss_kib, host, farmer, slot.
     """
-    from ..monitor.rows import Row, plain_rows, row_lines
+    from ..monitor.rows import Row, plain_rows, row_lines, running_lines, running_rows
 
+    if running and set(states) - {"running"}:
+        raise click.UsageError("--running goes with no other --state")
     with farm(workdir) as ledger:
         rows: Iterable[Row]
-        if where is None and sort is None:
-            rows = islice(plain_rows(ledger, states), limit)
-        else:
+        if where is not None or sort is not None:
             # Only here: SQLite is not needed to list what the state knows.
             from ..monitor.index import build_index
 
-            rows = build_index(ledger).choose(states=states, where=where, sort=sort, limit=limit)
+            wanted = ("running",) if running else states
+            rows = build_index(ledger).choose(states=wanted, where=where, sort=sort, limit=limit)
+            if running:
+                rows = running_rows(ledger, [row["id"] for row in rows])
+        else:
+            rows = islice(running_rows(ledger) if running else plain_rows(ledger, states), limit)
         if as_json:
             print_json_list("tasks", {"workdir": str(ledger.workdir.path)}, "tasks", rows)
         else:
-            for line in row_lines(rows):
+            for line in running_lines(rows) if running else row_lines(rows):
                 say(line)
 
 
@@ -98,6 +116,7 @@ def show(workdir: Path, ids: str, as_json: bool) -> None:
     """Show everything about tasks IDS of the farm in WORKDIR: each attempt, when, where, how it ended, what it used."""
     from ..monitor.describe import task_lines
     from ..monitor.outputs import log_files
+    from ..monitor.standing import standings
 
     with farm(workdir) as ledger:
         found = _with_attempts(ledger, list(each(parse_tasks(ids, ledger))))
@@ -105,9 +124,10 @@ def show(workdir: Path, ids: str, as_json: bool) -> None:
             shown = (_task_json(ledger, task, tried) for task, tried in found.items())
             print_json_list("show", {"workdir": str(ledger.workdir.path)}, "tasks", shown)
             return
+        stands = standings(ledger)
         for task, tried in found.items():
             files = log_files(ledger, task)
-            say("\n".join(task_lines(task, ledger.task(task), ledger.state.name_of(task), tried, files)))
+            say("\n".join(task_lines(task, ledger.task(task), ledger.state.name_of(task), tried, files, stands)))
 
 
 def _with_attempts(ledger: Ledger, chosen: list[int]) -> dict[int, list[Any]]:
@@ -138,6 +158,7 @@ def _task_json(ledger: Ledger, id: int, tried: list[Any]) -> dict[str, Any]:
         "memory_bytes": task.memory_bytes,
         "gpus": task.gpus,
         "timeout_s": task.timeout_s,
+        "duration_s": task.duration_s,
         "retries": task.retries,
         "after": task.after,
         "logs": [str(path) for path in log_files(ledger, id)],

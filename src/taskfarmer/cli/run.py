@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +19,23 @@ from ..core.policy import Rules
 from ..definitions import Definition
 from ..errors import InputError
 from ..farm import farmer, host
+from ..farm.allocation import Source, moment, source_of
 from ..farm.create import Opened, open_or_create
 from ..farm.disk import disk_for
 from ..farm.ledger import Ledger
 from ..farm.options import HEARTBEAT_S, LEASE_S, FarmConfig, FarmerOptions
+from ..farm.sharing import job_of
 from ..tasklists import encoded_tasks, list_digest
+from ..tasklists.units import parse_bytes
 from .audience import audience_for
 from .session import Session
 from .streams import leave
 from .types import MOST_SECONDS, MOST_SLOTS, Directory, Seconds
 
 BUILT_IN_DEFAULT = "default"
-WIDE = 32
-"""Slots above which one loop cannot start processes fast enough: then there are more."""
+WIDE = 64
+"""Slots of one loop at most, unless --loops says otherwise. It starts some 1,500 tasks a second: enough to keep so many
+slots busy with tasks of 40 ms."""
 
 Command = Callable[..., Any]
 
@@ -48,11 +53,37 @@ def _failures(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return limit, value.endswith("%")
 
 
+def _bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _until(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else moment(value, time.time())
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name for name in value.replace(" ", "").split(",") if name)
+
+
 FARMER_OPTIONS: list[Callable[[Command], Command]] = [
     click.option("--proc", "-n", "slots", type=click.IntRange(1, MOST_SLOTS), metavar="N",
-                 help="Slots: how many CPUs' worth of tasks run at once.  [default: the usable CPUs]"),
+                 help="Slots: how many CPUs' worth of tasks run at once.  [default: the usable CPUs, but for those that"
+                      " other farmers of the farm have]"),
+    click.option("--memory", callback=_bytes, metavar="SIZE",
+                 help="Memory for tasks that ask for it, such as 64GB.  [default: what is usable, likewise]"),
+    click.option("--gpus", callback=_names, metavar="NAMES",
+                 help="GPUs for tasks that ask for them, such as 0,1.  [default: CUDA_VISIBLE_DEVICES, likewise]"),
     click.option("--timeout", "limit_s", type=click.IntRange(1, MOST_SECONDS), metavar="S",
                  help="Stop after so many seconds, as by a signal; tasks that run go back to toprocess."),
+    click.option("--until", callback=_until, metavar="TIME",
+                 help="Start nothing that cannot end by then, and leave in time: 18:00, 2026-11-21T18:00 or none."
+                      "  [default: the end of the batch job]"),
     click.option("--loops", type=click.IntRange(0), default=0, metavar="N",
                  help="Split the slots over N processes that start tasks; 0: as many as they need."),
     click.option("--retries", type=click.IntRange(0), default=0, show_default=True, metavar="N",
@@ -115,13 +146,28 @@ class Given:
         return replace(old or Rules(), **chosen)
 
     def farmer(self, surroundings: Config) -> FarmerOptions:
-        """Return what the farmer has."""
+        """Return what the farmer would like to have, and how long."""
+        v = self.values
+        cpus = host.usable_cpu_numbers(surroundings.environ)
         return FarmerOptions(
-            slots=self.values["slots"] or host.usable_cpus(surroundings.environ),
-            memory_bytes=host.usable_memory(),
-            gpus=host.usable_gpus(surroundings.environ),
-            limit_s=self.values["limit_s"],
+            slots=v["slots"] or len(cpus),
+            cpus=cpus,
+            memory_bytes=v["memory"] if v["memory"] is not None else host.usable_memory() or None,
+            gpus=v["gpus"] if v["gpus"] is not None else host.usable_gpus(surroundings.environ),
+            asked=frozenset(name for name in ("slots", "memory", "gpus") if v[name] is not None),
+            limit_s=v["limit_s"],
+            allocation=self.allocation(surroundings),
+            job=job_of(surroundings.environ),
         )
+
+    def allocation(self, surroundings: Config) -> Source:
+        """Return what tells when the farmer's time is over: the user, or else the batch job that it is in.
+
+        Raises:
+            InputError: the environment says it wrongly.
+        """
+        until = self.values["until"]
+        return source_of(surroundings.environ) if until is None else Source(name="--until", end=until)
 
     def loops(self, slots: int, surroundings: Config) -> int:
         """Return how many loops the slots are split over; by itself never more than there are CPUs to run them."""

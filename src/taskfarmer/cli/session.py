@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +16,12 @@ from ..errors import TaskfarmerError, WorkdirError
 from ..farm import farmer
 from ..farm.create import Opened
 from ..farm.disk import disk_for
-from ..farm.driver import Reporter
+from ..farm.driver import Driver, Reporter
 from ..farm.farmer import Result
 from ..farm.guardian import LOST, Guardian, Link
 from ..farm.ledger import Ledger
 from ..farm.options import FarmConfig, FarmerOptions
+from ..monitor.parting import Parting, parting
 from .streams import printed
 
 ALONE_S = 30.0
@@ -39,7 +40,7 @@ class Audience(Protocol):
     def opened(self, opened: Opened, options: FarmerOptions) -> None:
         """The farm is there."""
 
-    def closed(self, workdir: Path, result: Result, seconds: float) -> None:
+    def closed(self, workdir: Path, result: Result, parting: Parting, seconds: float) -> None:
         """The farmer has left; `seconds` after it started."""
 
 
@@ -51,7 +52,7 @@ class Session:
     options: FarmerOptions
     loops: int
     may_join_loops: bool
-    """Whether one loop may have all slots, since tasks may ask for more than a loop's share."""
+    """Whether one loop has all slots where tasks say more than their text: they may ask for more than a loop has."""
     open: Callable[[], tuple[Opened, FarmConfig]]
     over: Callable[[FarmConfig], FarmConfig]
     """Adds to the farm's configuration what was asked for anew, for this farmer."""
@@ -61,12 +62,13 @@ class Session:
 
     def run(self) -> int:
         """Work, and return the exit status."""
-        shares = self.options.divided(self.loops)
-        return Guardian(lambda link, place: self._loop(link, place, shares), len(shares)).run()
+        loops = max(1, min(self.loops, self.options.slots))
+        return Guardian(lambda link, place: self._loop(link, place, loops), loops).run()
 
-    def _loop(self, link: Link, place: int, shares: list[FarmerOptions]) -> int:
+    def _loop(self, link: Link, place: int, loops: int) -> int:
+        options = replace(self.options, place=place, loops=loops)
         try:
-            return self._first(link, shares) if place == 0 else self._another(link, shares[place])
+            return self._first(link, options) if place == 0 else self._another(link, options)
         except TaskfarmerError as error:
             printed(f"taskfarmer: {error}", sys.stderr)
             return error.exit_status
@@ -79,25 +81,34 @@ class Session:
             traceback.print_exc()
             return LOST
 
-    def _first(self, link: Link, shares: list[FarmerOptions]) -> int:
+    def _first(self, link: Link, options: FarmerOptions) -> int:
         import time
 
         began = time.monotonic()
         opened, config = self.open()
         runner = farmer.build_runner(config)
         audience = self.audience()
-        audience.opened(opened, self.options)
+        audience.opened(opened, replace(self.options, slots=farmer.room_for(self.options, opened.ledger, link)))
         if self.may_join_loops and any(segment.special for _, segment in opened.ledger.state.segments):
-            shares = [self.options]
-        if len(shares) > 1:
+            options = self.options
+        if options.loops > 1:
             link.say("ready")
-        farmer.work(opened.ledger, config, shares[0], runner, self.surroundings, audience.reporter, link)
+
+        def work(options: FarmerOptions) -> Driver:
+            return farmer.work(opened.ledger, config, options, runner, self.surroundings, audience.reporter, link)
+
+        driver = work(options)
         deadline = time.monotonic() + ALONE_S
-        while len(shares) > 1 and not (link.alone or link.gone) and time.monotonic() < deadline:
+        while options.loops > 1 and not (link.alone or link.gone) and time.monotonic() < deadline:
             time.sleep(0.005)
             link.listen()
+        if driver.leaves_to_all_loops():
+            limit_s = options.limit_s
+            left_s = None if limit_s is None else max(0.0, limit_s - (time.monotonic() - began))
+            driver = work(replace(self.options, limit_s=left_s))
         result = farmer.result_of(opened.ledger)
-        audience.closed(opened.ledger.workdir.path, result, time.monotonic() - began)
+        ending = parting(opened.ledger, driver.id)
+        audience.closed(opened.ledger.workdir.path, result, ending, time.monotonic() - began)
         return self.exit_status(result)
 
     def _another(self, link: Link, options: FarmerOptions) -> int:
@@ -114,7 +125,7 @@ def summary(state: State) -> dict[str, int]:
     return {name: counts[name] for name in STATES}
 
 
-def as_json(workdir: Path, result: Result, seconds: float, status: int) -> str:
+def as_json(workdir: Path, result: Result, parting: Parting, seconds: float, status: int) -> str:
     """Return the last word of a farmer as one JSON object (docs/json.md)."""
     return json.dumps(
         {
@@ -123,6 +134,7 @@ def as_json(workdir: Path, result: Result, seconds: float, status: int) -> str:
             "workdir": str(workdir),
             "tasks": {name: result.counts[name] for name in STATES},
             "damaged": result.damaged,
+            "others_at_work": parting.others,
             "seconds": round(seconds, 3),
             "exit_status": status,
         }

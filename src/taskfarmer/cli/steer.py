@@ -1,4 +1,4 @@
-"""The commands that steer: `add`, `retry`, `cancel`, `stop`. Each is one entry of the log, which farmers then read."""
+"""The commands that steer: `add`, `retry`, `cancel`, `stop`, `drain`. Each is an entry of the log, for farmers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from ..core.entries import Body, Cancel, News, Retry, Stop
 from ..core.ids import format_ids
-from ..core.state import BLOCKED, CANCELLED, FAILED, READY, TAKEN, UNKNOWN, WAITING, State
+from ..core.state import BLOCKED, CANCELLED, FAILED, READY, TAKEN, UNKNOWN, WAITING, Farmer, State
 from ..errors import InputError
 from ..farm.ledger import Ledger
 from .asking import anybody_at_work, each, farm, json_option, parse_tasks, print_json, say, workdir_argument
@@ -120,28 +120,66 @@ def cancel(workdir: Path, ids: str | None, everything: bool, as_json: bool) -> N
         _tell(ledger, "cancel", done, as_json, "cancelled")
 
 
+def _whom(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which farmers are meant."""
+    host = click.option("--host", "hosts", multiple=True, metavar="NAME", help="Those on this host; may be repeated.")
+    farmer = click.option("--farmer", "farmers", multiple=True, metavar="ID",
+                          help="This one: its id, or what that begins with; may be repeated.")  # fmt: skip
+    return host(farmer(command))
+
+
 @click.command()
 @workdir_argument
-@click.option("--drain", is_flag=True, help="Let what runs end; start nothing more.")
-@click.option("--farmer", "farmers", multiple=True, metavar="ID", help="Only this farmer; may be repeated.")
+@click.option("--drain", is_flag=True, help="Let what runs end; start nothing more. As `taskfarmer drain`.")
+@_whom
 @json_option
-def stop(workdir: Path, drain: bool, farmers: tuple[str, ...], as_json: bool) -> None:
+def stop(workdir: Path, drain: bool, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool) -> None:
     """Tell the farmers that are at work on WORKDIR to stop. Tasks that run are ended, and go back to toprocess.
 
-    Farmers that start later are not meant.
+    All farmers are meant, or those that --host and --farmer name. Those that start later are not.
     """
+    _send_home("stop", workdir, "drain" if drain else "now", hosts, farmers, as_json)
+
+
+@click.command()
+@workdir_argument
+@_whom
+@json_option
+def drain(workdir: Path, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool) -> None:
+    """Tell the farmers that are at work on WORKDIR to start nothing more, and to leave when what they run has ended.
+
+    All farmers are meant, or those that --host and --farmer name. Those that start later are not.
+    """
+    _send_home("drain", workdir, "drain", hosts, farmers, as_json)
+
+
+def _send_home(
+    command: str, workdir: Path, mode: str, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool
+) -> None:
+    """Be `stop` and `drain`: one entry of the log, which names the farmers that are meant, or nobody for all.
+
+    Raises:
+        InputError: somebody is named who is not at work.
+    """
+    from ..monitor.standing import at_work, chosen, host_of
+
+    told: list[Farmer] = []
+
+    def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
+        nonlocal told
+        told = chosen(at_work(state), hosts, farmers)
+        named = [farmer.id for farmer in told] if hosts or farmers else []
+        return (Stop(mode=mode, farmers=named), ()) if told else None
+
     with farm(workdir) as ledger:
-        alive = [farmer.id for farmer in ledger.state.alive()]
-        if unknown := [id for id in farmers if id not in alive]:
-            raise InputError(f"no farmer {unknown[0]} is at work", hint=f"at work are: {', '.join(alive) or 'none'}")
-        told = list(farmers) or alive
-        mode = "drain" if drain else "now"
-        if told:
-            ledger.append(lambda _state: (Stop(mode=mode, farmers=list(farmers)), ()))
+        ledger.append(make)
+        on = sorted({host_of(farmer) for farmer in told})
         if as_json:
-            print_json("stop", workdir=str(ledger.workdir.path), mode=mode, farmers=told)
+            ids = [farmer.id for farmer in told]
+            print_json(command, workdir=str(ledger.workdir.path), mode=mode, farmers=ids, hosts=on)
         elif told:
-            say(f"told {len(told)} farmer{'s' * (len(told) > 1)} to {'drain' if drain else 'stop'}")
+            where = f" on {len(on)} hosts" if len(on) > 1 else f" on {on[0]}" if hosts else ""
+            say(f"told {len(told)} farmer{'s' * (len(told) > 1)}{where} to {'drain' if mode == 'drain' else 'stop'}")
         else:
             say("no farmer is at work")
 

@@ -85,11 +85,19 @@ class Add:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """A farmer begins its life; `host` says where (`taskfarmer.farm.host.Place`), `slots` what it can run at once."""
+    """A farmer begins its life; `host` says where (`taskfarmer.farm.host.Place`), `slots` what it can run at once.
+
+    What else of the host it promises to its tasks: `cpus`, numbers as ranges; `memory_bytes` (-1: it sets no limit);
+    `gpus` by name. `job` is the batch job that it is in, if any: those of different jobs do not share.
+    """
 
     kind: ClassVar[str] = "join"
     host: dict[str, Any]
     slots: int
+    cpus: str = ""
+    memory_bytes: int = 0
+    gpus: list[str] = field(default_factory=list)
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ class Task:
 
     `text` is what people see (the line of the list); `command` is the shell line where it differs from the text,
     `argv` a program with its arguments, run without a shell. `cpus` >= 1, `memory_bytes` >= 0 (0: unsaid),
-    `gpus` >= 0, `timeout_s` > 0, `retries` >= 0 (None: as the farm has it). `after` names tasks by id.
+    `gpus` >= 0, `timeout_s` > 0, `retries` >= 0 (None: as the farm has it). `duration_s` > 0 is how long an attempt is
+    expected to take (None: as others take). `after` names tasks by id.
     """
 
     text: str
@@ -36,6 +37,7 @@ class Task:
     gpus: int = 0
     timeout_s: float | None = None
     retries: int | None = None
+    duration_s: float | None = None
     after: tuple[TaskId, ...] = ()
 
     @property
@@ -46,7 +48,7 @@ class Task:
 
 _DEFAULTS: dict[str, Any] = {
     "command": None, "argv": None, "name": None, "cwd": None, "env": {}, "cpus": 1,
-    "memory_bytes": 0, "gpus": 0, "timeout_s": None, "retries": None, "after": (),
+    "memory_bytes": 0, "gpus": 0, "timeout_s": None, "retries": None, "duration_s": None, "after": (),
 }  # fmt: skip
 
 

@@ -21,6 +21,10 @@ from .state import READY, TAKEN, State
 Mode = Literal["work", "drain", "stop"]
 LOOK_AHEAD = 200
 """How far behind a task that does not fit now the queue is searched for one that does."""
+LATE_LOOK = 1000
+"""Among how many that are free to take, and cannot end in time, one is looked for that can."""
+RECENT = 100
+"""Attempts of which the typical duration is taken."""
 PATIENCE = 50
 """How many tasks may overtake one that does not fit; then it has the next free slots, so that it is not starved."""
 
@@ -70,6 +74,13 @@ class Plan:
         self.misfits: dict[int, str] = {}
         self._describe = describe
         self._is_special = is_special
+        self.until = float("inf")
+        """When what still runs is stopped, since the farmer's own time is over; on the loop's clock, in seconds."""
+        self.too_late_s: float | None = None
+        """Nothing that is free to take can end before that, as far as was looked: what the shortest of it needs."""
+        self._left_s = float("inf")
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._typical_s: float | None = 0.0
         self._seconds = 0.0
         self._overtaken = 0
         self._next_timeout = float("inf")
@@ -104,8 +115,11 @@ class Plan:
 
     def _fitting(self, count: int) -> list[int]:
         found: list[int] = []
+        late: list[float] = []
+        if self.too_late_s is not None:
+            return found
         for task in self.state.ready(len(self.state)):
-            if len(found) >= count:
+            if len(found) >= count or len(late) >= LATE_LOOK:
                 break
             if self._is_special(task):
                 if task in self.misfits:
@@ -113,7 +127,12 @@ class Plan:
                 if why := self.resources.never(self._describe(task)):
                     self.misfits[task] = why
                     continue
-            found.append(task)
+            if (needs_s := self._needs_s(task)) > self._left_s:
+                late.append(needs_s)
+            else:
+                found.append(task)
+        if late and not found:
+            self.too_late_s = min(late)
         return found
 
     def took(self, ids: Iterable[int]) -> None:
@@ -124,11 +143,59 @@ class Plan:
         if self.mode == "work":
             self.queue.extend(filter(self._is_ours, ids))
 
-    def gives_back(self) -> list[int]:
-        """Return queued tasks that others want more, and forget them."""
-        wanted = sum(farmer.want for farmer in self.state.alive())
-        count = policy.give_back(queued=len(self.queue), rate=self.rate, wanted=wanted)
+    def adopt(self) -> None:
+        """Queue what is ours without our knowledge: an entry of ours was added, and the answer was lost."""
+        known = {*self.queue, *self.running, *(task for _, task in self.delayed)}
+        self.took([task for task in self.state.held_by(self.number) if task not in known])
+
+    def gives_back(self, chance: float = 0.0) -> list[int]:
+        """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`."""
+        alive = self.state.alive()
+        wanted = sum(farmer.want for farmer in alive)
+        if not wanted or not self.queue:
+            return []
+        count = policy.give_back(
+            queued=len(self.queue),
+            rate=self.rate,
+            wanted=wanted - self.state.status.count(READY),
+            farmers=len(alive),
+            holders=sum(self.state.holds_more(farmer) for farmer in alive),
+            chance=chance,
+        )
         return [self.queue.pop() for _ in range(count)]
+
+    # -- the end of the time there is ----------------------------------------------------------------------------------
+
+    @property
+    def typical_s(self) -> float:
+        """Seconds that a task takes, by those that finished here lately; 0 before the first."""
+        if self._typical_s is None:
+            self._typical_s = policy.typical_duration(self._recent)
+        return self._typical_s
+
+    def set_aside(self, now: float) -> list[int]:
+        """Return what waits here and cannot end before `until` any more, and forget it: others may have more time.
+
+        To be asked every second or so: in between, what is free to take is not looked through again.
+        """
+        self._left_s = self.until - now
+        self.too_late_s = None
+        if self._left_s == float("inf"):
+            return []
+        late = {task for task in self.queue if self._needs_s(task) > self._left_s}
+        late |= {task for due, task in self.delayed if max(due, now) + self._needs_s(task) > self.until}
+        if late:
+            self.queue = deque(task for task in self.queue if task not in late)
+            self.delayed = [item for item in self.delayed if item[1] not in late]
+            heapq.heapify(self.delayed)
+        return sorted(late)
+
+    def _needs_s(self, task: int) -> float:
+        """How long a task is expected to take; 0 where nothing is known, or asked."""
+        if self._left_s == float("inf"):
+            return 0.0
+        declared_s = self._describe(task).duration_s if self._is_special(task) else None
+        return self.typical_s if declared_s is None else declared_s
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
@@ -143,16 +210,21 @@ class Plan:
         task = self.queue[0]
         if self._is_special(task):
             return self._next_special(now)
+        if now + self._needs_s(task) > self.until:
+            return None
+        described = self._describe(task)
         share = self.resources.take_one()
         if share is None:
             return None
         self.queue.popleft()
-        return self._begin(task, self._describe(task), share, now)
+        return self._begin(task, described, share, now)
 
     def _next_special(self, now: float) -> Attempt | None:
         for place, task in enumerate(self.queue):
             if place >= LOOK_AHEAD or (place and self._overtaken >= PATIENCE):
                 return None
+            if now + self._needs_s(task) > self.until:
+                continue
             described = self._describe(task)
             share = self.resources.take(described)
             if share is not None:
@@ -196,7 +268,10 @@ class Plan:
         if not attempt.reason:
             self._seconds = duration if not self._seconds else 0.95 * self._seconds + 0.05 * duration
         outcome = self._outcome(attempt, status)
-        if outcome == "again":
+        if outcome == "ok":
+            self._recent.append(duration)
+            self._typical_s = None
+        elif outcome == "again":
             failures = self.state.tries_of(id).failures + 1
             self._delay(id, now + policy.retry_delay(self.rules, failures, chance))
         return Ended(id, attempt.number, outcome, status, time, *usage, attempt.reason or "-")
@@ -307,13 +382,18 @@ class Plan:
             return False
         if self.mode != "work":
             return True
-        return self.state.open_tasks() == 0 or self._only_misfits()
+        return self.too_late_s is not None or self.state.open_tasks() == 0 or self._only_misfits()
 
     def _only_misfits(self) -> bool:
-        """Whether all that is open can never run here, or waits for such tasks; and nobody holds anything."""
+        """Whether all that is open can never run with any farmer of now, or waits for such; and nobody holds any."""
         if not self.misfits or self.state.status.count(TAKEN):
             return False
-        return self.state.status.count(READY) == sum(self.state.status[task] == READY for task in self.misfits)
+        left = [task for task in self.misfits if self.state.status[task] == READY]
+        if self.state.status.count(READY) != len(left):
+            return False
+        claims = {farmer.claim for farmer in self.state.alive()}
+        every = [Resources(claim.slots, claim.memory_bytes, claim.gpus) for claim in claims]
+        return not any(not has.never(self._describe(task)) for task in left for has in every)
 
 
 def _deadline(attempt: Attempt) -> float:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 AHEAD_S = 1.5
 """Seconds of work that a farmer takes at once when tasks are short (design: about one to two)."""
 LEAST_S = 0.25
-"""Seconds of work below which a farmer does not share with others."""
+"""Seconds of work below which two farmers do not share with others; many share less finely (`least_worth_s`)."""
 ENTRIES_PER_S = 50.0
-"""Most entries that all farmers together add to a log in a second."""
+"""Most entries that all farmers together add to a log in a second while there is enough to take."""
+ENDING_ENTRIES_PER_S = 200.0
+"""The same at the end, when each has to say that it is idle."""
+TELLING_PER_S = 25.0
+"""Most entries in a second that say nothing but how far their writers are."""
+WATCHED = 4
+"""How many of the living each farmer watches."""
+TAILS = 8
+"""Journals of others that an idle farmer reads at a look."""
+TAILS_PER_LOOK = 64
+"""The same of all idle farmers together."""
+PATIENT_LOOKS = 6
+"""Looks (about 0.1 s) after which an idle farmer asks the others for some of what they hold."""
 MAX_DELAY_S = 600.0
+MOST_PAUSE_S = 2.0
+"""Longest wait of who was slower than others to add an entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,31 +66,122 @@ def too_many_failures(rules: Rules, failed: int, tasks: int) -> bool:
     return failed >= max(limit, 1)
 
 
+def typical_duration(recent_s: Collection[float]) -> float:
+    """Return the seconds within which nine in ten of some recent tasks ended; 0 if there are none.
+
+    The mean of a mixture of long and short tasks fits neither; their maximum may be the one that hung.
+    """
+    ordered = sorted(recent_s)
+    return ordered[math.ceil(0.9 * len(ordered)) - 1] if ordered else 0.0
+
+
 def take_size(*, slots: int, free: int, queued: int, rate: float, ready: int, all_slots: int, farmers: int) -> int:
     """Return how many tasks to take now; 0: what is queued will do.
 
     `rate` is the tasks that this farmer ends in a second (0: not known yet), `ready` what nobody has, `all_slots` and
     `farmers` of the living, this one included. Towards the end a farmer takes no more than half of its share of what
-    remains, so that all of them empty together; but never less than its empty slots can start, or than a quarter of a
-    second of work: an entry of the log must be worth its price.
+    remains, so that all of them empty together; but never less than its empty slots can start, or than is worth an
+    entry of the log. Numbers are rounded down: of tasks that are longer than what it takes ahead none waits in a queue
+    while a slot of another is empty.
     """
     ahead_s = max(AHEAD_S, farmers / ENTRIES_PER_S)
-    want = max(free, math.ceil(rate * ahead_s))
+    want = max(free, int(rate * ahead_s))
     if queued > max(free - 1, want / 4):
         return 0
-    share = ready if farmers <= 1 else math.ceil(ready * slots / all_slots / 2)
-    least = max(free - queued, math.ceil(rate * LEAST_S))
+    share = ready if farmers <= 1 else int(ready * slots / all_slots / 2)
+    least = max(free - queued, int(rate * least_worth_s(farmers)))
     return max(0, min(want - queued, max(share, least), ready))
 
 
-def give_back(*, queued: int, rate: float, wanted: int) -> int:
-    """Return how many queued tasks to give back when other farmers have `wanted` empty slots and nothing to take.
+def least_worth_s(farmers: int) -> float:
+    """Return the seconds of work that are worth an entry of the log: every one of the farmers has to read it.
 
-    A queue that is empty within half a second is not worth an entry.
+    At most what a farmer alone takes at once, so that nobody waits much longer for what another has in its queue.
     """
-    if not wanted or queued == 0 or (rate > 0 and queued / rate < 0.5):
+    return min(AHEAD_S, max(LEAST_S, farmers / ENTRIES_PER_S))
+
+
+def pause_after_losses(*, losses: int, took_s: float, waited_s: float, farmers: int, chance: float) -> float:
+    """Return the seconds to wait before trying once more to add an entry, after `losses` >= 1 in a row.
+
+    `took_s` is what an attempt takes, `waited_s` the time since the first; `chance` is in [0, 1). At once after the
+    first, third, ...: the loser has just seen what others wrote, and on a network file system it sees that at no other
+    time. After the others at random, each time among twice as many rivals, at most the living `farmers`: of a thousand
+    that join in one moment each would otherwise lose to all the others, a million attempts in all. Who waited longer
+    than all of them need goes first: new rivals, who have not learnt to wait yet, would always be faster.
+    """
+    if losses % 2:
+        return 0.0
+    turn_s = farmers * took_s
+    window_s = min(took_s * 2.0 ** min(losses // 2, 30), turn_s) if waited_s < turn_s else took_s
+    return min(MOST_PAUSE_S, window_s) * chance
+
+
+def give_back(*, queued: int, rate: float, wanted: int, farmers: int, holders: int, chance: float) -> int:
+    """Return how many queued tasks to give back now when others have `wanted` empty slots and nothing to take.
+
+    `holders` of the living `farmers` have more than they can run, this one included. What will be started soon is not
+    worth an entry (which costs another one to take it). Of many holders as many give, by `chance` in [0, 1), as are
+    wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter.
+    """
+    least_s = max(0.5, least_worth_s(farmers))
+    if wanted <= 0 or queued == 0 or (rate > 0 and queued / rate < least_s) or chance * holders >= 2 * wanted:
         return 0
-    return min(wanted, (queued + 1) // 2)
+    return min(math.ceil(2 * wanted / max(1, min(holders, 2 * wanted))), wanted, (queued + 1) // 2)
+
+
+# -- what many farmers must not do all the time ------------------------------------------------------------------------
+
+
+def idle_pause(looks: int, farmers: int) -> float:
+    """Return the seconds between two looks at the log of a farmer that has nothing to do, after `looks` >= 1.
+
+    They grow to one second. Of many farmers that are idle at once each begins with longer ones, so that all together
+    look about 200 times a second, or once a second each.
+    """
+    return min(1.0, 0.005 * max(1, farmers) * 1.5 ** min(looks, 30))
+
+
+def asks(looks: int, farmers: int, chance: float) -> bool:
+    """Whether a farmer that has nothing to do after so many looks says so in the log, and what it has done.
+
+    That is an entry each: many farmers, of which nearly all are idle at the end, say it one after the other, by
+    `chance` in [0, 1) at each look.
+    """
+    patient = PATIENT_LOOKS if farmers <= 8 else 1
+    return looks > patient and chance * farmers < ENDING_ENTRIES_PER_S
+
+
+def tails_to_read(farmers: int) -> int:
+    """Return how many journals of others an idle farmer reads at a look.
+
+    Of few farmers all; of many a few in turn, since what these did they tell the log themselves as soon as they are
+    idle.
+    """
+    return max(1, min(TAILS, TAILS_PER_LOOK // max(1, farmers)))
+
+
+def telling_every_s(farmers: int, *, awaited: bool) -> float:
+    """Return how often a farmer tells the log what only its journal says; `awaited`: tasks may wait for it."""
+    return max(1.0 if awaited else 30.0, farmers / TELLING_PER_S)
+
+
+def to_watch(others: Sequence[str], is_silent: Callable[[str], bool]) -> list[str]:
+    """Return whose heartbeats a farmer reads, of the living `others`, nearest first: who joined last before it, and so
+    on, around.
+
+    A few, so that a thousand farmers do not read a million heartbeats; and two more for each of them that is silent,
+    so that a whole rack of neighbours that died together does not hide the rest: with those that it reaches then it
+    goes on the same way, thrice as far each time.
+    """
+    count, found = WATCHED, list[str]()
+    for other in others:
+        if len(found) >= count:
+            break
+        found.append(other)
+        if is_silent(other):
+            count += 3
+    return found
 
 
 class Silence:

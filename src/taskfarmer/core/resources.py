@@ -1,11 +1,86 @@
-"""What a farmer can give to tasks at once: slots, memory and GPUs; and which parts an attempt has."""
+"""What a farmer can give to tasks at once: slots, memory and GPUs; and which parts an attempt has.
+
+Farmers on one host must not promise it twice: a `Claim` is what one of them has of it. Claims are made in the log, one
+after the other, so each knows those before it.
+"""
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from .model import Task
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a farmer has of its host, or would like to: `slots` >= 0, and the numbers of the CPUs that they stand for.
+
+    `memory_bytes` None: not limited. `asked`: which of `slots`, `memory` and `gpus` somebody asked for by name; these
+    are had, whoever else has them.
+    """
+
+    slots: int
+    cpus: tuple[int, ...] = ()
+    memory_bytes: int | None = None
+    gpus: tuple[str, ...] = ()
+    asked: frozenset[str] = frozenset()
+
+    def part(self, place: int, parts: int) -> Claim:
+        """Return part `place` (from 0) of `parts` >= 1 that have nothing in common and together are the whole."""
+        return replace(
+            self,
+            slots=_share(self.slots, place, parts),
+            cpus=_run(self.cpus, place, parts),
+            memory_bytes=None if self.memory_bytes is None else self.memory_bytes // parts,
+            gpus=_run(self.gpus, place, parts),
+        )
+
+    def besides(self, others: Collection[Claim]) -> Claim:
+        """Return what is left of this when the others have what is theirs."""
+        busy = {cpu for other in others for cpu in other.cpus}
+        free = [cpu for cpu in self.cpus if cpu not in busy]
+        slots = self.slots
+        if "slots" in self.asked:
+            free += [cpu for cpu in self.cpus if cpu in busy]
+        else:
+            slots = max(0, slots - (len(self.cpus) - len(free)))
+        memory = self.memory_bytes
+        if memory is not None and "memory" not in self.asked:
+            memory = max(0, memory - sum(other.memory_bytes or 0 for other in others))
+        gpus = self.gpus
+        if "gpus" not in self.asked:
+            used = {gpu for other in others for gpu in other.gpus}
+            gpus = tuple(gpu for gpu in gpus if gpu not in used)
+        return replace(self, slots=slots, cpus=tuple(free[:slots]), memory_bytes=memory, gpus=gpus)
+
+
+def claim(wish: Claim, others: Collection[Claim], loops: Sequence[Claim] = (), *, place: int = 0, of: int = 1) -> Claim:
+    """Return what loop `place` of `of` of one farmer may claim, who wishes for all of `wish`.
+
+    `others` are the claims of other farmers on the host, `loops` those of its own loops by now. The loops share what
+    the others leave; the others may have come or gone since the first of them did so.
+    """
+    whole = wish.besides(others)
+    part = whole.part(place, of)
+    left = replace(part, memory_bytes=whole.memory_bytes).besides(loops)
+    if part.memory_bytes is None or left.memory_bytes is None:
+        return left
+    return replace(left, memory_bytes=min(part.memory_bytes, left.memory_bytes))
+
+
+def _share(count: int, place: int, parts: int) -> int:
+    return count // parts + (place < count % parts)
+
+
+def _run(items: Sequence[_Item], place: int, parts: int) -> tuple[_Item, ...]:
+    """Neighbours stay together: they share caches and memory."""
+    start = sum(_share(len(items), before, parts) for before in range(place))
+    return tuple(items[start : start + _share(len(items), place, parts)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +94,10 @@ class Share:
 
 @dataclass(slots=True)
 class Resources:
-    """What is free. `slots` >= 1; `memory_bytes` 0 means: not limited; `gpus` as CUDA_VISIBLE_DEVICES names them."""
+    """What is free. `slots` >= 1; `memory_bytes` None: not limited; `gpus` as CUDA_VISIBLE_DEVICES names them."""
 
     slots: int
-    memory_bytes: int = 0
+    memory_bytes: int | None = None
     gpus: tuple[str, ...] = ()
     _free: list[int] = field(init=False)
     _free_memory: int = field(init=False)
@@ -30,7 +105,7 @@ class Resources:
 
     def __post_init__(self) -> None:
         self._free = list(range(self.slots))
-        self._free_memory = self.memory_bytes
+        self._free_memory = self.memory_bytes or 0
         self._free_gpus = list(self.gpus)
 
     @property
@@ -42,7 +117,7 @@ class Resources:
         """Return why `task` can never run here, or the empty string."""
         if task.cpus > self.slots:
             return f"needs {task.cpus} cpus; this farmer has {self.slots} slots"
-        if self.memory_bytes and task.memory_bytes > self.memory_bytes:
+        if self.memory_bytes is not None and task.memory_bytes > self.memory_bytes:
             return f"needs {task.memory_bytes} bytes of memory; this farmer has {self.memory_bytes}"
         if task.gpus > len(self.gpus):
             return f"needs {task.gpus} GPUs; this farmer has {len(self.gpus)}"
@@ -56,9 +131,9 @@ class Resources:
         """Return what `task` asks for, lowest slots first; None when that is not free now."""
         if task.cpus > len(self._free) or task.gpus > len(self._free_gpus):
             return None
-        if self.memory_bytes and task.memory_bytes > self._free_memory:
+        if self.memory_bytes is not None and task.memory_bytes > self._free_memory:
             return None
-        memory = task.memory_bytes if self.memory_bytes else 0
+        memory = task.memory_bytes if self.memory_bytes is not None else 0
         self._free_memory -= memory
         gpus = tuple(self._free_gpus[: task.gpus])
         del self._free_gpus[: task.gpus]

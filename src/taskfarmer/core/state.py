@@ -17,13 +17,14 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple, assert_never
 
 from .deps import Dependencies
 from .entries import Add, Bury, Cancel, Entry, Farm, Join, Leave, News, Report, Retry, Segment, Snapshot, Stop, Take
-from .ids import format_ids, parse_ranges
+from .ids import format_ids, parse_ids, parse_ranges
 from .records import Ended, Note, Record, Started
+from .resources import Claim
 
 READY, WAITING, BLOCKED, TAKEN, FINISHED, FAILED, CANCELLED, UNKNOWN = range(8)
 """How a task stands: free to take; waits for others; one of those failed; taken (running or about to); and the ends."""
@@ -80,11 +81,25 @@ class Farmer:
     until: float = 0.0
     why: str = ""
     takes: list[tuple[int, int]] = field(default_factory=list)
+    cpus: str = ""
+    memory_bytes: int = 0
+    gpus: list[str] = field(default_factory=list)
+    job: str = ""
 
     @property
     def alive(self) -> bool:
         """Whether the log thinks so."""
         return not self.ended
+
+    @property
+    def claim(self) -> Claim:
+        """What it promised to its tasks when it joined."""
+        return Claim(
+            slots=self.slots,
+            cpus=tuple(parse_ids(self.cpus)),
+            memory_bytes=None if self.memory_bytes < 0 else self.memory_bytes,
+            gpus=tuple(self.gpus),
+        )
 
 
 class State:
@@ -180,6 +195,11 @@ class State:
                     yield task
                 task = self.status.find(TAKEN, task + 1, last + 1)
 
+    def holds_more(self, farmer: Farmer) -> bool:
+        """Whether a farmer has taken more than it can run at once, as far as this state knows."""
+        number = self.index[farmer.id]
+        return next(islice(self.held_by(number), farmer.slots, None), None) is not None
+
     def is_let_go(self, task: int) -> bool:
         """Whether no farmer can be running a task that has ended or was cancelled: it may be retried."""
         return not (self.status[task] == CANCELLED and self.owner[task])
@@ -211,7 +231,10 @@ class State:
             case Add(segment=segment):
                 self._add(segment, edges)
             case Join() as body:
-                self.farmers.append(Farmer(entry.by, number, body.host, body.slots, last=number, since=entry.time))
+                joined = Farmer(entry.by, number, body.host, body.slots, last=number, since=entry.time)
+                joined.cpus, joined.memory_bytes, joined.gpus = body.cpus, body.memory_bytes, body.gpus
+                joined.job = body.job
+                self.farmers.append(joined)
                 self.index[entry.by] = len(self.farmers)
             case Take(ids=ids):
                 self._take(self.index[entry.by], ids)

@@ -20,7 +20,7 @@ from ..errors import InputError, WorkdirError
 from . import edited
 from .disk import Disk, fresh_id
 from .ledger import CLI, Ledger
-from .log import Log
+from .log import PATIENCE_S, Log
 from .options import FarmConfig
 from .segments import Segments, write_segment
 from .workdir import Workdir
@@ -65,9 +65,13 @@ def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, di
             bad=bad,
         )  # fmt: skip
         entry = Entry(by=CLI, time=time.time(), nonce=fresh_id(), body=body)
-        if not Log(workdir.log, workdir.new, disk).publish(1, entry):
+        log = Log(workdir.log, workdir.new, disk)
+        if not log.publish(1, entry):
             for file in files:
                 disk.remove(str(file))
+            deadline = time.monotonic() + PATIENCE_S
+            while not log.numbers() and time.monotonic() < deadline:  # a listing may be older than the winner's entry
+                time.sleep(0.05)
             return _take_up(workdir, config, digest, lines, disk)
     return Opened(Ledger.open(path, disk), created=True, notes=notes)
 
@@ -112,7 +116,7 @@ def _directories(workdir: Workdir, disk: Disk) -> Iterator[list[Path]]:
     try:
         for directory in workdir.directories():
             if not directory.is_dir():
-                disk.mkdir(str(directory))
+                _make(directory, disk)
                 made.append(directory)
     except OSError as error:
         _unmake(workdir, made, files)
@@ -123,6 +127,15 @@ def _directories(workdir: Workdir, disk: Disk) -> Iterator[list[Path]]:
     except Exception:
         _unmake(workdir, made, files)
         raise
+
+
+def _make(directory: Path, disk: Disk) -> None:
+    """Make a directory. One that another host just made may be hidden here by a cache: it is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    disk.mkdir(str(directory))
+    while not os.path.lexists(directory) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        disk.mkdir(str(directory))  # who made it may have removed it again
 
 
 def _unmake(workdir: Workdir, made: list[Path], files: list[Path]) -> None:

@@ -95,6 +95,23 @@ class Disk:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
+    # Looking changes nothing, so that there is nothing to end a process at; it is here to be counted all the same.
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return what stands in a file from byte `start` on, up to `end` (None: to its end)."""
+        with open(path, "rb") as file:
+            if start:
+                file.seek(start)
+            return file.read() if end is None else file.read(max(0, end - start))
+
+    def names(self, path: str) -> list[str]:
+        """Return the names in a directory, in no order."""
+        return os.listdir(path)
+
+    def size(self, path: str) -> int:
+        """Return the length of a file in bytes."""
+        return os.stat(path).st_size
+
     def put(self, path: str, data: bytes, *, sync: bool = True) -> None:
         """Make a file appear whole or not at all: written beside, synced, renamed."""
         beside = f"{path}.{os.getpid()}.new"
@@ -118,6 +135,11 @@ class Disk:
 def fresh_id() -> str:
     """Return 16 hexadecimal digits that nobody else has: 64 random bits."""
     return os.urandom(8).hex()
+
+
+def chance() -> float:
+    """Return a random number in [0, 1), without the time that importing `random` takes."""
+    return int.from_bytes(os.urandom(4)) / 2**32
 
 
 def disk_for(fault: str) -> Disk:

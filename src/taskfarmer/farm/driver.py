@@ -12,32 +12,35 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..core import records
-from ..core.entries import Body, Join, Leave, News, Report, Take
+from ..core.entries import Body, Leave, News, Report, Take
 from ..core.ids import format_ids, parse_ids
 from ..core.plan import Attempt, Plan, Stop
-from ..core.policy import too_many_failures
+from ..core.policy import asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
 from ..core.records import Ended, Started
 from ..core.resources import Resources
-from ..core.state import FAILED, READY, State
+from ..core.state import FAILED, READY, TAKEN, State
 from ..errors import WorkdirError
 from . import host
-from .disk import Disk
+from .allocation import SETTLE_S, Allocation, span
+from .disk import Disk, chance
+from .doubt import Doubts
 from .executors import Executor, Exit, Launch, StartError
 from .guardian import Link
+from .host import Place
 from .journal import Journal
 from .ledger import Ledger
 from .options import FarmConfig, FarmerOptions
+from .sharing import Sharing
 from .upkeep import Heart, Job, Pace, Undertaker
 from .views import refresh_views
 
-PATIENT_LOOKS = 6
-"""Looks (about 0.1 s) after which an idle farmer asks the others for some of what they hold."""
+ROOM_S = 10.0
+"""How long a farmer waits for others on its host to leave something to it."""
 SAID_AGAIN_S = 30.0
 """How often the same trouble is said."""
 VIEWS_S = 0.1
@@ -71,6 +74,9 @@ class Views(Protocol):
     def update(self, besides: str = ..., *, budget_s: float = ...) -> bool:
         """Bring them up to date; `besides`: the farmer whose journal the state always knows. Never raises."""
 
+    def close(self) -> None:
+        """The last update was made."""
+
 
 class Driver:
     """One life of one farmer."""
@@ -86,6 +92,7 @@ class Driver:
         executor: Executor,
         reporter: Reporter,
         views: Views,
+        allocation: Allocation | None = None,
         first: bool = True,
     ) -> None:
         self.ledger = ledger
@@ -96,35 +103,46 @@ class Driver:
         self.executor = executor
         self.reporter = reporter
         self.views = views
+        self.allocation = allocation or Allocation()
         self.disk: Disk = ledger.disk
         self.problem = ""
         self._first = first
-        self._clock = time.monotonic
+        self.clock = ledger.clock
+        self._clock = self.clock.monotonic
         self._signals: list[int] = []
         self._selector = selectors.DefaultSelector()
         self._wake_r, self._wake_w = os.pipe()
         self._undertaker = Undertaker(ledger, id, config.heartbeat_s, config.lease_s, reporter.say)
         self._announced: list[Attempt] = []
+        self._doubts = Doubts()
         self._failed = False
+        self._unsure = False
         self._hold_until = 0.0
         self._said: dict[str, float] = {}
         self._looks = 0
         self._next_look = 0.0
+        self._tail_read = 0
         self._guardian_mourned = False
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has begun its life in the log."""
+        return self.id in self.ledger.state.index
 
     # -- a life --------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Join the farm, work until nothing is left that this farmer could do, or until it is stopped, and leave."""
         self._listen()
-        self._join()
         try:
-            while not self.plan.finished():
-                self._turn()
-            self._leave()
+            if self._join():
+                while not self.plan.finished():
+                    self._turn()
+                self._leave()
         finally:
-            signal.set_wakeup_fd(-1)
+            self._stop_listening()
             self.executor.close()
+            self.allocation.close()
 
     def _listen(self) -> None:
         """From here on signals are events of the loop."""
@@ -139,28 +157,39 @@ class Driver:
         self._selector.register(self.link.fd, selectors.EVENT_READ, self.link.listen)
         self.executor.attach(self._selector)
 
+    def _stop_listening(self) -> None:
+        signal.set_wakeup_fd(-1)
+
     def _drain_wakes(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_r, 65536)
 
-    def _join(self) -> None:
+    def _join(self) -> bool:
+        """Begin this life; False when other farmers on the host leave nothing to this one."""
         self._undertaker.bury_the_gone()
         self._make_directories()
         workdir = self.ledger.workdir
         self.journal = Journal(workdir.journals / self.id, self.id, self.disk)
-        self._heart = Heart(workdir.alive / self.id, self.disk)
-        place = host.here(self.link.guardian).to_json()
-        self.ledger.append(lambda _state: (Join(host=place, slots=self.options.slots), ()), self.id)
+        self._heart = Heart(workdir.alive / self.id, self.disk, self.clock)
+        if not self._claim():
+            self.journal.close()
+            with suppress(OSError):
+                self._heart.end()
+                self.disk.remove(str(workdir.journals / self.id))
+            return False
         state = self.ledger.state
+        has = state.farmer(self.id).claim
+        if self.config.pin:
+            host.keep_to(has.cpus)
         self.number = state.index[self.id]
-        self._joined = state.number
+        self._joined = self._heeded = state.number
         self._failures = state.status.count(FAILED)
         segments = self.ledger.segments
         self.plan = Plan(
             state,
             self.number,
             self.config.rules,
-            Resources(self.options.slots, self.options.memory_bytes, self.options.gpus),
+            Resources(has.slots, has.memory_bytes, has.gpus),
             segments.task,
             segments.is_special,
         )
@@ -174,13 +203,52 @@ class Driver:
                 Job(lambda: self.config.heartbeat_s, self._beat),
                 Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
                 Job(lambda: 1.0, self._sync),
-                Job(lambda: 1.0 if len(self.ledger.state.deps) else 30.0, self._publish),
+                Job(self._telling_every_s, self._publish),
                 Job(lambda: 0.5, self._show),
+                Job(lambda: 1.0, self._mind_the_end),
             ],
             now,
         )
+        self._mind_the_end()
         if self._failures:
             self._mind_failures()
+        return True
+
+    def _claim(self) -> bool:
+        """Join with what other farmers on the host leave to this one; False if that is nothing, and stays so.
+
+        One that is being stopped needs a moment for it; so we wait for one.
+        """
+        place = self._place()
+        sharing = Sharing(self.options, Place.from_json(place))
+
+        def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
+            has = sharing.claim(state)
+            return (sharing.join(has, place), ()) if has.slots else None
+
+        deadline = self._clock() + ROOM_S
+        told = ""
+        while self.ledger.append(make, self.id) is None:
+            self.link.listen()
+            if not self.ledger.state.open_tasks() or self._signals or self.link.gone or self._clock() >= deadline:
+                return False
+            if not told:
+                told = sharing.told(self.ledger.state)
+                self._tell(f"{told}, which leaves if none is free within {ROOM_S:.0f} s (--proc N shares them)")
+            self.clock.sleep(0.1)
+            self._undertaker.bury_the_gone()
+            self.ledger.refresh()
+        if not told:
+            self._tell(sharing.told(self.ledger.state))
+        return True
+
+    def _tell(self, text: str) -> None:
+        """Say it for all loops of this farmer."""
+        if text and not self.options.place:
+            self.reporter.say(text)
+
+    def _place(self) -> dict[str, Any]:
+        return host.here(self.link.guardian).to_json()
 
     def _make_directories(self) -> None:
         """Make what somebody removed, or a copy left out because it was empty."""
@@ -195,21 +263,24 @@ class Driver:
         self._act(self.plan.due(self._clock()))
         if self._pace.next <= self._clock():
             self._pace.run(self._clock)
-        if self._signals or self._deadline <= self._clock() or self.link.gone:
+        if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
             self._obey()
-        self._take()
-        busy = self._start() or busy
+        try:
+            self._take()
+            busy = self._start() or busy
+        except WorkdirError as error:  # a task's text that cannot be reached now
+            self._hold(str(error))
         if not busy:
             self._wait()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        until = min(self._pace.next, self.plan.next_deadline, self._deadline, self._idle_until())
+        until = min(self._pace.next, self.plan.next_deadline, self._deadline, self.plan.until, self._doubts.next)
+        until = min(until, self._idle_until())
         if self._hold_until > self._clock():
             until = min(until, self._hold_until)
-        for key, _ in self._selector.select(max(0.0, until - self._clock())):
-            key.data()
+        self.clock.wait(self._selector, max(0.0, until - self._clock()))
 
     def _idle_until(self) -> float:
         """While nothing is to be done here, look at what others do: at once, then at growing distances up to 1 s."""
@@ -219,7 +290,7 @@ class Driver:
         now = self._clock()
         if self._looks == 0 or now >= self._next_look:
             self._looks += 1
-            self._next_look = now + min(1.0, 0.005 * 1.5**self._looks)
+            self._next_look = now + idle_pause(self._looks, len(self.ledger.state.alive()))
             self._look()
             if self.plan.finished() or self.plan.wants():
                 return now
@@ -227,10 +298,12 @@ class Driver:
 
     def _reap(self) -> bool:
         """Record the attempts that ended."""
-        ends = list(self.executor.reap())
+        reaped = self.executor.reap()
+        stopping = any(number != signal.SIGUSR2 for number in self._signals)
+        ends = self._doubts.judged(reaped, self.plan.running, self._clock(), stopping=stopping)
         if not ends:
             return False
-        now, wall = self._clock(), time.time()
+        now, wall = self._clock(), self.clock.wall()
         for end in ends:
             self._record_end(end, now, wall)
         self._write()
@@ -241,7 +314,7 @@ class Driver:
     def _record_end(self, end: Exit, now: float, wall: float) -> None:
         attempt = self.plan.running[end.id]
         usage = (end.user_s, end.system_s, end.rss_kib)
-        record = self.plan.ended(end.id, end.status, now, wall, usage, _chance())
+        record = self.plan.ended(end.id, end.status, now, wall, usage, chance())
         self._record(attempt, record)
         if attempt.reason and self.plan.mode != "stop":
             self._kill_remains(attempt)
@@ -275,6 +348,8 @@ class Driver:
 
     def _obey(self) -> None:
         now = self._clock()
+        if self._signals:
+            self._doubts.told(self.plan.running, now)
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGUSR2:
@@ -282,14 +357,37 @@ class Driver:
                 self.plan.drain()
             else:
                 again = self.plan.mode == "stop" and number == signal.SIGINT
-                self._stop(f"stopped by {signal.Signals(number).name}", hard=again)
+                if again or self.plan.mode != "stop":  # a batch system signals the guardian and the loop
+                    self._stop(f"stopped by {signal.Signals(number).name}", hard=again)
         if self._deadline <= now:
             self._deadline = float("inf")
             self._stop("the time limit is reached")
+        if self.plan.until <= now:
+            self._stop_at_the_end()
         if self.link.gone and not self._guardian_mourned:
             self._guardian_mourned = True
             self._stop("the guardian is gone", hard=True)
             host.kill_descendants(2.0, reap=lambda: None)
+
+    def _mind_the_end(self) -> None:
+        """See how much of the allocation is left, and give back what cannot end in that time."""
+        now = self._clock()
+        left_s = self.allocation.left_s(now, self.clock.wall())
+        self._tell(self.allocation.news())
+        if self.plan.mode != "stop":
+            self.plan.until = now + left_s - self.config.rules.stop_grace_s - SETTLE_S
+            self._give_back(self.plan.set_aside(now))
+
+    def _stop_at_the_end(self) -> None:
+        """Rather than have the batch system kill them, stop the tasks that the end of the allocation catches."""
+        self.plan.until = float("inf")
+        if self.plan.mode == "stop":
+            return
+        left_s = self.allocation.left_s(self._clock(), self.clock.wall())
+        why = f"the allocation ends in {span(left_s)}: what runs is stopped, to be done again"
+        if self.plan.running and not self.plan.typical_s:
+            why += "; nothing could finish in it, ask for more time"
+        self._stop(why)
 
     def _stop(self, why: str, *, hard: bool = False) -> None:
         self.reporter.say(why)
@@ -339,12 +437,21 @@ class Driver:
         entry = None
         try:
             entry = self.ledger.append(make, self.id)
-            if entry is not None:
+            if entry is not None and self.ledger.snapshot_is_due():
                 self.ledger.snapshot(self.id)
         except WorkdirError as error:
+            self._unsure = True
             self._hold(str(error))
         self._heed()  # before anything is started: our entries say that we know all that came before them
         return entry.body if entry is not None else None
+
+    def _settle(self) -> bool:
+        """After an error nobody knows whether our entry was added, or still will be. A later one of ours tells."""
+        if self._append(lambda _state: (Report(), self._own_news())) is None:
+            return False
+        self._unsure = False
+        self.plan.adopt()
+        return True
 
     def _own_news(self) -> tuple[News, ...]:
         return self.ledger.news(self.id)
@@ -364,9 +471,11 @@ class Driver:
             self._take_back(self._announced)
         if now < self._hold_until or (self.journal.stuck and not self._write()):
             return False
+        if self._unsure and not self._settle():
+            return False
         while (attempt := self.plan.next_start(now)) is not None:
             self._announced.append(attempt)
-            record = Started(attempt.id, attempt.number, attempt.share.slots[0], time.time())
+            record = Started(attempt.id, attempt.number, attempt.share.slots[0], self.clock.wall())
             self.journal.append(records.started(record.id, record.attempt, record.slot, record.time))
             self.ledger.state.observe(self.id, (record,), 0)
         if not self._announced or not self._write():
@@ -381,7 +490,7 @@ class Driver:
     def _take_back(self, attempts: list[Attempt]) -> None:
         """What was announced is not started: the machine cannot, or we were told to stop."""
         for attempt in attempts:
-            self._record(attempt, self.plan.not_started(attempt.id, self._clock(), time.time()))
+            self._record(attempt, self.plan.not_started(attempt.id, self._clock(), self.clock.wall()))
         attempts.clear()
         self._write()
 
@@ -407,7 +516,7 @@ class Driver:
 
     def _end_unstarted(self, attempt: Attempt, status: int, why: str) -> None:
         self.reporter.say(f"task {attempt.id}: {why}")
-        self._record_end(Exit(attempt.id, status), self._clock(), time.time())
+        self._record_end(Exit(attempt.id, status), self._clock(), self.clock.wall())
         self._write()
 
     # -- what has its own pace -----------------------------------------------------------------------------------------
@@ -420,21 +529,22 @@ class Driver:
 
     def _look_at_log(self) -> None:
         try:
-            changed = self.ledger.refresh()
+            self.ledger.refresh()
         except OSError as error:
             if not self.ledger.workdir.log.is_dir() and self.ledger.workdir.path.parent.is_dir():
                 self._stop("the workdir is gone", hard=True)
             self._hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
-        if changed:
+        if self.ledger.state.number > self._heeded:
             self._heed()
-            self._give_back()
+        self._give_back(self.plan.gives_back(chance()))
         if self.plan.lets_go():
             self._append(lambda _state: (Report(), self._own_news()))
 
     def _heed(self) -> None:
         """Act on what the log says by now."""
         state = self.ledger.state
+        self._heeded = state.number
         now = self._clock()
         if state.farmer(self.id).ended == "buried":
             if self.plan.mode != "stop":
@@ -452,8 +562,8 @@ class Driver:
                 else:
                     self._stop("asked to stop")
 
-    def _give_back(self) -> None:
-        back = self.plan.gives_back()
+    def _give_back(self, back: list[int]) -> None:
+        """Say in the log that others may have these."""
         if not back:
             return
         ids = format_ids(back)
@@ -468,11 +578,14 @@ class Driver:
 
     def _look_at_others(self) -> None:
         state = self.ledger.state
-        if len(state.alive()) < 2:
+        others = [farmer.id for farmer in state.alive() if farmer.id != self.id]
+        if not others:
             return
-        self.ledger.read_tails(besides=self.id)
-        if self._looks > PATIENT_LOOKS and not state.farmer(self.id).want:
-            self._append(lambda _state: (Report(want=self.options.slots), self._own_news()))
+        for _ in range(min(len(others), tails_to_read(len(others)))):
+            self._tail_read += 1
+            self.ledger.read_tail(others[self._tail_read % len(others)])
+        if not state.farmer(self.id).want and asks(self._looks, len(others) + 1, chance()):
+            self._append(lambda _state: (Report(want=self.plan.resources.slots), self._own_news()))
 
     def _beat(self) -> None:
         """Renew the heartbeat; tell the guardian when it stands on the disk."""
@@ -489,6 +602,8 @@ class Driver:
             self._stop("no heartbeat could be confirmed for half of the lease")
         self._undertaker.watch()
         self._undertaker.forget_old_entries()
+        if self.ledger.state.number > self._heeded:  # a burial reads what others wrote meanwhile
+            self._heed()
 
     def _sync(self) -> None:
         try:
@@ -498,6 +613,10 @@ class Driver:
             self._hold(f"the ledger cannot be synced: {error.strerror}", 0.0)
         if self.journal.stuck:
             self._write()
+
+    def _telling_every_s(self) -> float:
+        state = self.ledger.state
+        return telling_every_s(len(state.alive()), awaited=bool(len(state.deps)))
 
     def _publish(self) -> None:
         """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""
@@ -529,30 +648,61 @@ class Driver:
         """Write what is left to write, free what is held, and say why."""
         deadline = self._clock() + max(10.0, self.config.rules.stop_grace_s)
         while not self._write() and self._clock() < deadline:
-            time.sleep(0.2)
+            self.clock.sleep(0.2)
         if not self.ledger.state.farmer(self.id).ended and not self.journal.stuck:
             self._sync()
-            why = "done" if self.plan.mode == "work" else self.plan.mode
+            self._undertaker.bury_the_gone()  # then nobody is left whose views would be waited for
+            done = "done" if self.plan.too_late_s is None else "out of time"
+            why = done if self.plan.mode == "work" else self.plan.mode
             self._append(lambda _state: (Leave(why=why), self._own_news()))
         self._say_misfits()
+        self._say_too_late()
         with suppress(OSError):
             self._heart.end()
             self.ledger.log.sync()
         self.journal.close()
+        self._finish_views()
+        self.reporter.progress(self.ledger.state, self.plan.rate)
+
+    def _finish_views(self) -> None:
         if not self.ledger.state.alive():
             self._update_views(float("inf"))
         elif not self.ledger.state.open_tasks():
             refresh_views(self.ledger)  # who is alive by the log may be dead: the views are to be exact all the same
-        self.reporter.progress(self.ledger.state, self.plan.rate)
+        self.views.close()
+
+    def leaves_to_all_loops(self) -> bool:
+        """Whether something is left that this loop may be too small for, and all loops of its farmer together not.
+
+        Somebody may have it now, and give it back: as ever one waits for that.
+        """
+        state = self.ledger.state
+        if self.options.loops == 1 or self.id not in state.index:
+            return False
+        if self.plan.mode != "work" or self.plan.too_late_s is not None:
+            return False
+        self.ledger.refresh()
+        wish = self.options.wish
+        whole = Resources(wish.slots, wish.memory_bytes, wish.gpus)
+        ready = state.ready(len(state))
+        return state.status.count(TAKEN) > 0 or any(not whole.never(self.ledger.task(task)) for task in ready)
+
+    def _misfits(self) -> list[int]:
+        return [task for task in self.plan.misfits if self.ledger.state.status[task] == READY]
 
     def _say_misfits(self) -> None:
         """Say why tasks are left that no farmer has: they ask for more than this one has."""
-        left = [task for task in self.plan.misfits if self.ledger.state.status[task] == READY]
-        if left:
+        left = self._misfits()
+        if left and not self.leaves_to_all_loops():
             more = f", and {len(left) - 1} more tasks are left" if len(left) > 1 else ""
             self.reporter.say(f"task {left[0]} {self.plan.misfits[left[0]]}{more}; start a farmer that has it")
 
-
-def _chance() -> float:
-    """Return a random number in [0, 1), without the time that importing `random` takes."""
-    return int.from_bytes(os.urandom(4)) / 2**32
+    def _say_too_late(self) -> None:
+        """Say why tasks are left that could be started: they cannot end before the allocation does."""
+        if (needs_s := self.plan.too_late_s) is None or self.plan.mode != "work":
+            return
+        left = span(self.plan.until - self._clock())
+        count = self.ledger.state.status.count(READY)
+        tasks = f"{count} tasks remain" if count > 1 else "1 task remains"
+        text = f"{left} of the allocation are left to work in; {tasks}, of {span(needs_s)} or more"
+        self._tell(f"{text}; resume later" if self.plan.typical_s else f"{text}; resume with more time")

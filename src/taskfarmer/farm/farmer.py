@@ -9,10 +9,12 @@ from pathlib import Path
 
 from .. import definitions
 from ..config import Config
-from ..errors import WorkdirError
+from ..errors import Stopped, WorkdirError
 from ..runners import Runner, is_declarative
 from . import host
+from .allocation import Allocation
 from .create import working_directory
+from .damage import discovered
 from .disk import fresh_id
 from .driver import Driver, Reporter
 from .executors import Executor
@@ -21,6 +23,7 @@ from .guardian import Link
 from .ledger import Ledger
 from .options import FarmConfig, FarmerOptions
 from .output import Files, Nothing, Output
+from .sharing import Sharing
 from .views import ViewKeeper
 
 ALL_FINISHED, SOME_FAILED, WORK_LEFT, UNKNOWN_OR_DAMAGED = 0, 1, 3, 4
@@ -28,7 +31,9 @@ ALL_FINISHED, SOME_FAILED, WORK_LEFT, UNKNOWN_OR_DAMAGED = 0, 1, 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a farm stands when a farmer has left it. `counts`: tasks by state; `damaged`: lines that cannot be read."""
+    """How a farm stands when a farmer has left it. `counts`: tasks by state; `damaged`: lines that cannot be read of
+    journals that it read.
+    """
 
     counts: Counter[str]
     damaged: int
@@ -61,6 +66,11 @@ def build_runner(config: FarmConfig) -> Runner:
     return runner
 
 
+def room_for(options: FarmerOptions, ledger: Ledger, link: Link) -> int:
+    """Return how many slots the other farmers on this host leave to one more."""
+    return Sharing(options, host.here(link.guardian)).claim(ledger.state).slots
+
+
 def work(
     ledger: Ledger,
     config: FarmConfig,
@@ -72,8 +82,11 @@ def work(
 ) -> Driver:
     """Be a farmer from joining to leaving; return the driver, for what it knows at the end.
 
+    Where other farmers on this host leave nothing to it, it does not join.
+
     Raises:
-        WorkdirError: the ledger cannot be written, or the tasks' directory is not there.
+        WorkdirError: the ledger cannot be written, or the tasks' directory is not there: nothing ran.
+        Stopped: the ledger could not be reached any more.
     """
     id = fresh_id()
     working_directory(config)
@@ -83,15 +96,23 @@ def work(
     output = _output(config, ledger, id)
     executor = _executor(config, runner, output, ledger, environ)
     driver = Driver(
-        ledger, config, options, id=id, link=link, executor=executor, reporter=reporter, views=ViewKeeper(ledger)
-    )
+        ledger, config, options, id=id, link=link, executor=executor, reporter=reporter, views=ViewKeeper(ledger),
+        allocation=Allocation(options.allocation, environ, chance=int(id, 16) / 16**len(id)),
+    )  # fmt: skip
     try:
         driver.run()
         if output.problem:
             reporter.say(f"some output of tasks is lost: {output.problem}")
     except OSError as error:
-        raise WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}") from error
+        lost = WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}")
+        raise _out_of_reach(lost) if driver.has_joined else lost from error
+    except WorkdirError as error:
+        raise _out_of_reach(error) if driver.has_joined else error from None
     return driver
+
+
+def _out_of_reach(error: WorkdirError) -> Stopped:
+    return Stopped(error.message, hint="what was finished is kept; run again when the workdir can be reached")
 
 
 def _output(config: FarmConfig, ledger: Ledger, id: str) -> Output:
@@ -116,7 +137,14 @@ def _executor(config: FarmConfig, runner: Runner, output: Output, ledger: Ledger
 
 
 def result_of(ledger: Ledger) -> Result:
-    """Return how the farm stands now, by the log and the journals."""
-    ledger.refresh()
-    ledger.read_tails()
-    return Result(ledger.state.counts(), sum(ledger.damaged.values()))
+    """Return how the farm stands now, by the log and the journals.
+
+    Raises:
+        Stopped: the ledger cannot be reached any more.
+    """
+    try:
+        ledger.refresh()
+        ledger.read_tails()
+    except OSError as error:
+        raise _out_of_reach(WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}")) from error
+    return Result(ledger.state.counts(), discovered(ledger))

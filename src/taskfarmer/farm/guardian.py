@@ -82,6 +82,8 @@ class Guardian:
         self._wanted = loops
         self._loops: list[_Loop] = []
         self._signals: list[int] = []
+        self._last_words: list[str] = []
+        """Said when all is over: our stream may be a file of the server that does not answer."""
 
     def run(self) -> int:
         """Return the exit status of the first loop, which sums up when the others have gone."""
@@ -98,8 +100,11 @@ class Guardian:
         try:
             while any(not loop.silent for loop in self._loops):
                 self._turn(wake_r)
+            host.kill_descendants(reap=self._reap)  # what resisted: it is given time
         finally:
             signal.set_wakeup_fd(-1)
+        for text in self._last_words:
+            _complain(text)
         first = self._loops[0].status
         return LOST if first is None or first < 0 else first
 
@@ -123,13 +128,13 @@ class Guardian:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         for loop in talking:
             if not loop.silent and loop.deadline <= now:
-                _complain(
+                with suppress(ProcessLookupError):
+                    os.kill(loop.pid, signal.SIGKILL)
+                self._bury(loop, hangs=True)
+                self._last_words.append(
                     f"the farmer had no confirmed heartbeat for {DEADLINE * loop.lease_s:.0f} s;"
                     " it and its tasks are ended (another farmer may take them over)"
                 )
-                with suppress(ProcessLookupError):
-                    os.kill(loop.pid, signal.SIGKILL)
-                self._bury(loop)
 
     def _listen(self, loop: _Loop) -> None:
         data = os.read(loop.read_fd, 65536)
@@ -146,19 +151,23 @@ class Guardian:
             if line.startswith((b"beat", b"lease ")) and loop.lease_s:
                 loop.deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + DEADLINE * loop.lease_s
 
-    def _bury(self, loop: _Loop) -> None:
-        """A loop is dead, or as good as: end all that it left."""
+    def _bury(self, loop: _Loop, *, hangs: bool = False) -> None:
+        """A loop is dead, or as good as: end all that it left.
+
+        One that `hangs` may do so in the kernel, where not even KILL ends it before its file server answers. Its tasks
+        must be dead by then, and so must other loops that hang like it: nobody waits for it here.
+        """
         loop.silent = True
         os.close(loop.read_fd)
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + (0.0 if hangs else 5.0)
         while loop.status is None and time.monotonic() < deadline:
             self._reap()
             if loop.status is None:
                 time.sleep(0.001)
         others = {other.pid for other in self._loops if not other.silent}
-        host.kill_descendants(spare=others, reap=self._reap)
+        host.kill_descendants(1.0 if hangs else 20.0, spare=others, reap=self._reap)
         os.close(loop.write_fd)
-        if loop.status is not None and loop.status < 0:
+        if loop.status is not None and loop.status < 0 and not hangs:
             _complain(
                 f"the farmer was killed by signal {-loop.status}; its tasks are ended,"
                 " and will be done when the farm is resumed"

@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,7 +171,8 @@ def kill_descendants(
 ) -> bool:
     """Kill everything below this process but the trees of `spare`; False if something resists (uninterruptible I/O).
 
-    This process must be a subreaper. Anew until none is found: what is killed may have had time to fork. `reap` takes exit statuses of children.
+    This process must be a subreaper. Anew until none is found: what is killed may have had time to fork. `reap` takes
+    exit statuses of children.
     """
     deadline = time.monotonic() + limit_s
     me = os.getpid()
@@ -230,6 +231,18 @@ def usable_cpus(environ: Mapping[str, str], groups: ControlGroups | None = None)
     if (quota := (groups or ControlGroups()).cpus()) is not None:
         counts.append(quota)
     return max(1, min(counts))
+
+
+def usable_cpu_numbers(environ: Mapping[str, str]) -> tuple[int, ...]:
+    """Return as many CPUs, the first that this process may use, by their numbers."""
+    return tuple(sorted(os.sched_getaffinity(0))[: usable_cpus(environ)])
+
+
+def keep_to(cpus: Collection[int]) -> None:
+    """Have this process, and what it starts from now on, run on these CPUs, as far as it may; none: as it is."""
+    with suppress(OSError):
+        if cpus:
+            os.sched_setaffinity(0, cpus)
 
 
 def usable_memory(groups: ControlGroups | None = None) -> int:

@@ -64,6 +64,9 @@ class Journal:
         os.close(self._fd)
 
 
+_DISK = Disk()
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """What stands in a journal from some offset on; `length` is the offset behind the last whole line."""
@@ -73,16 +76,14 @@ class Tail:
     damaged: int = 0
 
 
-def read_tail(path: Path, start: int = 0, end: int | None = None) -> Tail:
+def read_tail(path: Path, start: int = 0, end: int | None = None, *, disk: Disk | None = None) -> Tail:
     """Read a journal from byte `start` (a line's beginning) to `end`. A file that is not there is empty.
 
     Raises:
         NewerFormat: a later version wrote it.
     """
     try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            data = file.read() if end is None else file.read(max(0, end - start))
+        data = (disk or _DISK).read(str(path), start, end)
     except FileNotFoundError:
         return Tail(length=start)
     if start == 0:

@@ -6,17 +6,18 @@ compare-and-swap: the caller says what it wants to write *given the state*, and 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..core.entries import Add, Body, Entry, Farm, News, Snapshot
 from ..core.ids import format_ids
 from ..core.model import Task
+from ..core.policy import pause_after_losses
 from ..core.state import FAILED, FINISHED, State, Tries
 from ..errors import Damaged, WorkdirError
 from . import log
-from .disk import Disk, fresh_id
+from .clock import CLOCK, Clock
+from .disk import Disk, chance, fresh_id
 from .journal import read_tail
 from .log import Log
 from .segments import Segments
@@ -30,10 +31,11 @@ CLI = "cli"
 class Ledger:
     """A farm as one reader (and perhaps writer) sees it."""
 
-    def __init__(self, workdir: Workdir, disk: Disk | None = None) -> None:
+    def __init__(self, workdir: Workdir, disk: Disk | None = None, clock: Clock = CLOCK) -> None:
         self.workdir = workdir
         self.disk = disk or Disk()
-        self.log = Log(workdir.log, workdir.new, self.disk)
+        self.clock = clock
+        self.log = Log(workdir.log, workdir.new, self.disk, clock)
         self.segments = Segments(workdir.tasks)
         self.state = State()
         self.snapshot_at = 0
@@ -41,7 +43,7 @@ class Ledger:
         self.damaged: dict[str, int] = {}
 
     @classmethod
-    def open(cls, path: Path | str, disk: Disk | None = None) -> Ledger:
+    def open(cls, path: Path | str, disk: Disk | None = None, clock: Clock = CLOCK) -> Ledger:
         """Return the ledger of the farm in `path`, caught up with the log.
 
         Raises:
@@ -55,7 +57,7 @@ class Ledger:
                 "it was left by PyTaskFarmer: `taskfarmer run` its list with this workdir" if workdir.is_old() else ""
             )
             raise WorkdirError(f"{path}: this is no workdir of taskfarmer", hint=hint)
-        ledger = cls(workdir, disk)
+        ledger = cls(workdir, disk, clock)
         try:
             ledger.refresh()
         except PermissionError as error:
@@ -75,7 +77,7 @@ class Ledger:
             Damaged: one cannot be read, or is missing.
         """
         known, last = self.state.number, self.log.last()
-        self._looked = _now()
+        self._looked = self.clock.boottime()
         if last <= known:
             return 0
         if known == 0:
@@ -95,7 +97,7 @@ class Ledger:
         seen = {farmer.id: farmer.seen for farmer in state.farmers if farmer.alive}
         try:
             self.state = State()
-            count = self._load(self.log.last())
+            count = self._load(max(self.log.last(), state.number))  # a listing may be older than what was read
             fresh = self.state
         finally:
             self.state = state
@@ -111,7 +113,7 @@ class Ledger:
         A listing of a directory is no snapshot of it: it may have a number and not the one before. A higher number
         proves the lower ones, so they are read by name, and waited for where a cache hides them.
         """
-        deadline = time.monotonic() + log.PATIENCE_S
+        deadline = self.clock.monotonic() + log.PATIENCE_S
         while True:
             stack: list[tuple[int, Entry]] = []
             try:
@@ -120,9 +122,9 @@ class Ledger:
                     if isinstance(stack[-1][1].body, Snapshot):
                         break
             except FileNotFoundError as error:
-                if time.monotonic() > deadline:
+                if self.clock.monotonic() > deadline:
                     raise Damaged(f"{error.filename}: an entry of the log is missing") from error
-                time.sleep(0.02)
+                self.clock.sleep(0.02)
                 last = self.log.last()  # it was removed under our eyes: there is a later snapshot
                 continue
             for number, entry in reversed(stack):
@@ -167,10 +169,10 @@ class Ledger:
         """Take in what one farmer wrote since the log's last news of it."""
         farmer = self.state.farmer(id)
         if (number := self.state.index[id]) in self.state.reread:
-            known = read_tail(self.workdir.journals / id, farmer.told, farmer.seen)
+            known = read_tail(self.workdir.journals / id, farmer.told, farmer.seen, disk=self.disk)
             self.state.observe(id, known.records, known.length)
             self.state.reread.discard(number)
-        tail = read_tail(self.workdir.journals / id, farmer.seen)
+        tail = read_tail(self.workdir.journals / id, farmer.seen, disk=self.disk)
         if tail.damaged:
             self.damaged[id] = self.damaged.get(id, 0) + tail.damaged
         self.state.observe(id, tail.records, tail.length)
@@ -186,10 +188,10 @@ class Ledger:
         """
         try:
             try:
-                beat = (self.workdir.alive / id).read_text()
+                beat = self.disk.read(str(self.workdir.alive / id)).decode(errors="replace")
             except FileNotFoundError:
                 beat = "removed"
-            return f"{beat} {(self.workdir.journals / id).stat().st_size}"
+            return f"{beat} {self.disk.size(str(self.workdir.journals / id))}"
         except FileNotFoundError:
             return "no journal"
         except OSError:
@@ -203,38 +205,52 @@ class Ledger:
         Also None for a farmer that others have buried: it has no say any more.
 
         Raises:
-            WorkdirError: nothing can be written there.
+            WorkdirError: nothing can be written or read there. Whether the entry was added is then not known, and shows
+                only when the next one is: a file server may have lost no more than its answer.
         """
-        if _now() - self._looked > self.state.lease_s / 2:
-            self.refresh()  # entries that a sleeper has missed may be gone, and their numbers look free
-        while True:
-            if by in self.state.index and not self.state.farmer(by).alive:
-                return None
-            wanted = make(self.state)
-            if wanted is None:
-                return None
-            body, news = wanted
-            entry = Entry(by=by, time=time.time(), nonce=fresh_id(), body=body, news=news)
-            number = self.state.number + 1
-            if self.log.publish(number, entry):
-                self._apply(number, entry)
-                return entry
-            try:
-                self._apply(number, self.log.read(number))
-            except FileNotFoundError:
-                self._reload()
-            if self.state.stale:
-                self._reload()
+        try:
+            return self._append(make, by)
+        except OSError as error:
+            what = error.filename or self.log.directory
+            raise WorkdirError(f"{what}: {error.strerror}", hint="is the file server at work?") from error
 
-    def news_of(self, id: str, *, final: bool = False) -> News:
+    def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None], by: str) -> Entry | None:
+        if self.clock.boottime() - self._looked > self.state.lease_s / 2:
+            self.refresh()  # entries that a sleeper has missed may be gone, and their numbers look free
+        attempt = _Attempt(self)
+        try:
+            while by not in self.state.index or self.state.farmer(by).alive:
+                wanted = make(self.state)
+                if wanted is None:
+                    return None
+                if (entry := attempt.add(by, *wanted)) is not None:
+                    self._apply(self.state.number + 1, entry)
+                    return entry
+                self._catch_up(self.state.number + 1)
+            return None
+        finally:
+            attempt.end()
+
+    def _catch_up(self, number: int) -> None:
+        """Take in entry `number`, which is known to be there, and all that follow: to try the next would be to lose."""
+        try:
+            self._apply(number, self.log.read(number))
+        except FileNotFoundError:
+            self._reload()
+        if self.state.stale:
+            self._reload()
+        self.refresh()
+
+    def news_of(self, id: str, *, final: bool = False, read: bool = True) -> News:
         """Return, as news for an entry, what one farmer's journal says that the log does not know yet.
 
-        The state takes it in as well. `final`: the farmer is being buried. Then lines that cannot be read make what
-        they may concern `unknown`: everything that the farmer held and did not end, since both the start and the end
-        of it may have stood there.
+        The state takes it in as well. Without `read`: only what it knows already. `final`: the farmer is being
+        buried. Then lines that cannot be read make what they may concern `unknown`: everything that the farmer held
+        and did not end, since both the start and the end of it may have stood there.
         """
-        self.read_tail(id)
         state, number, farmer = self.state, self.state.index[id], self.state.farmer(id)
+        if read or number in state.reread:
+            self.read_tail(id)
         damaged = self._damaged_since(id, farmer.told, farmer.seen)
         unknown = list(state.held_by(number)) if final and damaged + farmer.damaged else []
         untold = [task for task in state.untold.get(number, ()) if state.owner[task] == number]
@@ -259,18 +275,26 @@ class Ledger:
         """How many lines between two offsets of a journal cannot be read."""
         return read_tail(self.workdir.journals / id, start, end).damaged if id in self.damaged else 0
 
-    def news(self, id: str) -> tuple[News, ...]:
+    def news(self, id: str, *, read: bool = True) -> tuple[News, ...]:
         """Return the news of one farmer, if there is something that the log does not know yet, or waits to hear."""
-        news = self.news_of(id)
+        news = self.news_of(id, read=read)
         more = news.length > self.state.farmer(id).told or news.ok or news.bad or news.tries
         return (news,) if more or self.state.index[id] in self.state.letting_go else ()
 
-    def all_news(self) -> tuple[News, ...]:
+    def all_news(self, *, read: bool = True) -> tuple[News, ...]:
         """Return the news of every living farmer that the log does not know yet."""
-        return tuple(news for farmer in self.state.alive() for news in self.news(farmer.id))
+        return tuple(news for farmer in self.state.alive() for news in self.news(farmer.id, read=read))
+
+    def snapshot_is_due(self) -> bool:
+        """Whether it falls to who has just added an entry to write a snapshot: to one of many, so that none race."""
+        since = self.state.number - self.snapshot_at
+        return since > 0 and since % SNAPSHOT_EVERY == 0
 
     def snapshot(self, by: str) -> None:
         """Write down the whole state, if enough happened since it was last written down.
+
+        What stands in journals and was not read yet stays there: to read them all would be work for each of many
+        farmers, and again each time that another was faster.
 
         Raises:
             WorkdirError: nothing can be written there.
@@ -281,12 +305,55 @@ class Ledger:
         def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
             if state.number - self.snapshot_at < SNAPSHOT_EVERY:
                 return None
-            news = self.all_news()
+            news = self.all_news(read=False)
             return Snapshot(state=state.to_json()), news
 
         self.append(make, by)
 
 
-def _now() -> float:
-    """Seconds that also pass while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+class _Attempt:
+    """The attempts of one writer to add one entry: what was written serves again, unless the entry is another by then.
+
+    So a number costs each of the many that try for it a link, and nothing that must reach the disk first.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._began = ledger.clock.monotonic()
+        self._losses = 0
+        self._took_s = 0.0
+        self._draft: log.Draft | None = None
+
+    def add(self, by: str, body: Body, news: tuple[News, ...]) -> Entry | None:
+        """Try the next number; after a loss, wait a while and return None.
+
+        Raises:
+            WorkdirError: nothing can be written there.
+        """
+        clock, writes = self._ledger.clock, self._ledger.log
+        began = clock.monotonic()
+        if self._draft is not None and (self._draft.entry.body, self._draft.entry.news) != (body, news):
+            self.end()
+        if self._draft is None:
+            self._draft = writes.draft(Entry(by=by, time=clock.wall(), nonce=fresh_id(), body=body, news=news))
+        if writes.give(self._ledger.state.number + 1, self._draft):
+            return self._draft.entry
+        self._losses += 1
+        now = clock.monotonic()
+        self._took_s = max(self._took_s, now - began)
+        pause_s = pause_after_losses(
+            losses=self._losses,
+            took_s=self._took_s,
+            waited_s=now - self._began,
+            farmers=len(self._ledger.state.alive()),
+            chance=chance(),
+        )
+        if pause_s:
+            clock.sleep(pause_s)
+        return None
+
+    def end(self) -> None:
+        """Remove what was written beside."""
+        if self._draft is not None:
+            self._ledger.log.discard(self._draft)
+            self._draft = None

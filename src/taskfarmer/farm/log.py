@@ -15,13 +15,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.entries import Entry, Retry
 from ..errors import Damaged, WorkdirError
 from . import framing
+from .clock import CLOCK, Clock
 from .disk import Disk, fresh_id
 
 PATIENCE_S = 45.0
@@ -30,19 +31,28 @@ LAPSE_S = 300.0
 """Age of an entry without text after which its writer is taken for dead: the lease, of which he was to live by 0.8."""
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An entry that is written, and has no number yet."""
+
+    entry: Entry
+    path: str
+
+
 class Log:
     """The log in `directory`; new entries are prepared in `beside`."""
 
-    def __init__(self, directory: Path, beside: Path, disk: Disk) -> None:
+    def __init__(self, directory: Path, beside: Path, disk: Disk, clock: Clock = CLOCK) -> None:
         self.directory = directory
         self._beside = beside
         self._disk = disk
+        self._clock = clock
         self._can_link = True
         self.unsynced = False
 
     def numbers(self) -> list[int]:
         """Return the numbers that there are, sorted; entries that a snapshot replaced are gone."""
-        return sorted(int(name) for name in os.listdir(self.directory) if name.isdigit())
+        return sorted(int(name) for name in self._disk.names(str(self.directory)) if name.isdigit())
 
     def last(self) -> int:
         """Return the highest number that there is, 0 for none."""
@@ -59,10 +69,9 @@ class Log:
             FileNotFoundError: there is none (any more).
             Damaged: it cannot be read.
         """
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = self._clock.monotonic() + PATIENCE_S
         while True:
-            with open(self.path(number), "rb") as file:
-                data = file.read()
+            data = self._disk.read(self.path(number))
             texts = framing.unframe(data)
             if len(texts) == 1 and isinstance(text := texts[0], str):
                 try:
@@ -71,9 +80,9 @@ class Log:
                     raise Damaged(f"{self.path(number)}: {error}", hint=_HINT) from error
             if not data.endswith(b"\n") and self._make_void(number):
                 continue
-            if data.endswith(b"\n") or time.monotonic() > deadline:
+            if data.endswith(b"\n") or self._clock.monotonic() > deadline:
                 raise Damaged(f"{self.path(number)}: the entry is damaged", hint=_HINT)
-            time.sleep(0.01)
+            self._clock.sleep(0.01)
 
     def _make_void(self, number: int) -> bool:
         """Give an entry that its writer left without text a text that says nothing; False while he may be at it.
@@ -81,7 +90,7 @@ class Log:
         Only where there are no links can that be. Both times are the file system's own: no clocks are compared.
         """
         beside = f"{self._beside}/{fresh_id()}"
-        nothing = Entry(by="void", time=time.time(), nonce=fresh_id(), body=Retry(ids=""))
+        nothing = Entry(by="void", time=self._clock.wall(), nonce=fresh_id(), body=Retry(ids=""))
         try:
             fd = self._disk.create(beside)
             try:
@@ -104,37 +113,66 @@ class Log:
         Raises:
             WorkdirError: nothing can be written there (no permission, no space); nothing was published.
         """
+        draft = self.draft(entry)
+        try:
+            return self.give(number, draft)
+        finally:
+            self.discard(draft)
+
+    def draft(self, entry: Entry) -> Draft:
+        """Write an entry that has no number yet, and bring it to the disk; `discard` it in the end, whatever happens.
+
+        Raises:
+            WorkdirError: nothing can be written there.
+        """
         data = framing.frame(json.dumps(entry.to_json(), separators=(",", ":")))
-        beside = f"{self._beside}/{fresh_id()}"
+        draft = Draft(entry, f"{self._beside}/{fresh_id()}")
         try:
             if not self._beside.is_dir():  # empty directories get lost when a workdir is copied
                 self._disk.mkdir(str(self._beside))
-            fd = self._disk.create(beside)
+            fd = self._disk.create(draft.path)
             try:
                 self._disk.write_all(fd, data)
                 self._disk.sync(fd)
             finally:
                 os.close(fd)
-            won = self._by_link(number, entry, beside) if self._can_link else self._by_creation(number, beside)
         except OSError as error:
-            raise WorkdirError(f"{self.directory}: no entry can be written: {error.strerror}", hint=_SPACE) from error
-        finally:
-            with suppress(OSError):
-                self._disk.remove(beside)
+            self.discard(draft)
+            raise self._unwritable(error) from error
+        return draft
+
+    def give(self, number: int, draft: Draft) -> bool:
+        """Give a draft the number; False when another entry has it: then it may be tried with the next.
+
+        Raises:
+            WorkdirError: nothing can be written there; nothing was published.
+        """
+        try:
+            won = self._by_link(number, draft) if self._can_link else self._by_creation(number, draft)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self.unsynced = self.unsynced or won
         return won
 
-    def _by_link(self, number: int, entry: Entry, beside: str) -> bool:
+    def discard(self, draft: Draft) -> None:
+        """Remove the name that a draft has beside its number, if any."""
+        with suppress(OSError):
+            self._disk.remove(draft.path)
+
+    def _unwritable(self, error: OSError) -> WorkdirError:
+        return WorkdirError(f"{self.directory}: no entry can be written: {error.strerror}", hint=_SPACE)
+
+    def _by_link(self, number: int, draft: Draft) -> bool:
         try:
-            self._disk.link(beside, self.path(number))
+            self._disk.link(draft.path, self.path(number))
         except OSError as error:
             holder = self._holder(number)
             if holder is not None:
-                return holder == entry.nonce
+                return holder == draft.entry.nonce
             if error.errno not in _NO_LINKS:
                 raise
             self._can_link = False
-            return self._by_creation(number, beside)
+            return self._by_creation(number, draft)
         return True
 
     def _holder(self, number: int) -> str | None:
@@ -143,23 +181,23 @@ class Log:
             return self.read(number).nonce
         except FileNotFoundError:
             # The name may be there and hidden by a cache: the listing knows.
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = self._clock.monotonic() + PATIENCE_S
             while number in self.numbers():
                 with suppress(FileNotFoundError):
                     return self.read(number).nonce
-                if time.monotonic() > deadline:
+                if self._clock.monotonic() > deadline:
                     raise
-                time.sleep(0.05)
+                self._clock.sleep(0.05)
             return None
 
-    def _by_creation(self, number: int, beside: str) -> bool:
+    def _by_creation(self, number: int, draft: Draft) -> bool:
         try:
             os.close(self._disk.create(self.path(number)))
         except OSError:
             if self._holder(number) is None:
                 raise
             return False
-        self._disk.rename(beside, self.path(number))
+        self._disk.rename(draft.path, self.path(number))
         return True
 
     def sync(self) -> None:

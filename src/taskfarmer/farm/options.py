@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..core.policy import Rules
+from ..core.resources import Claim
 from ..definitions import Definition
+from .allocation import NOWHERE, Source
 
 Logs = Literal["files", "packed", "none"]
 LEASE_S = 300.0
@@ -61,22 +63,24 @@ class FarmConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarmerOptions:
-    """What one farmer has: `slots` >= 1, memory in bytes (0: not limited), GPUs; `limit_s`: it stops after that."""
+    """What one farmer would like to have, all its loops together (`core.resources.Claim`), and what it is.
+
+    `limit_s`: it stops after that. `allocation`: what tells when its time is over. `job`: the batch job that it is in;
+    empty: none. This is loop `place` of `loops`.
+    """
 
     slots: int
-    memory_bytes: int = 0
+    cpus: tuple[int, ...] = ()
+    memory_bytes: int | None = None
     gpus: tuple[str, ...] = ()
+    asked: frozenset[str] = frozenset()
     limit_s: float | None = None
+    allocation: Source = NOWHERE
+    job: str = ""
+    place: int = 0
+    loops: int = 1
 
-    def divided(self, loops: int) -> list[FarmerOptions]:
-        """Return the shares of `loops` loops of one farmer; none gets less than a slot."""
-        count = max(1, min(loops, self.slots))
-        return [
-            FarmerOptions(
-                slots=self.slots // count + (place < self.slots % count),
-                memory_bytes=self.memory_bytes // count,
-                gpus=self.gpus[place::count],
-                limit_s=self.limit_s,
-            )
-            for place in range(count)
-        ]
+    @property
+    def wish(self) -> Claim:
+        """Return what it would have if no other farmer were on the host."""
+        return Claim(slots=self.slots, cpus=self.cpus, memory_bytes=self.memory_bytes, gpus=self.gpus, asked=self.asked)

@@ -93,12 +93,17 @@ class SegmentFile:
         """Return the task with that id.
 
         Raises:
-            Damaged: it cannot be read.
+            Damaged: it cannot be read: the file is not there, or not what it was.
+            WorkdirError: it cannot be reached now, which may pass.
         """
         try:
             line = self._line(number - self.first)
-        except (OSError, IndexError) as error:
+        except IndexError as error:
             raise Damaged(f"{self._path}: task {number} cannot be read ({error})") from error
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._path.parent.is_dir():
+                raise Damaged(f"{self._path}: task {number} cannot be read ({error.strerror})") from error
+            raise WorkdirError(f"{self._path}: task {number} cannot be reached ({error.strerror})") from error
         task = self._decoded(line, number)
         if task.after and self.segment.relative:
             return replace(task, after=tuple(TaskId(other + self.first) for other in task.after))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,6 +134,8 @@ class Feed:
         self.positions: dict[str, int] = {}
         """By farmer: how far its journal was read, up to the cut of its end."""
         self.caught_up = False
+        self.woken = False
+        """Whether a buried farmer went on to write after what it had not ended was said to be lost."""
         self._directory = directory
         self._beyond: dict[str, int] = {}
         self._begun: dict[str, Open] = {}
@@ -142,18 +144,30 @@ class Feed:
         """Whether something was read that no longer counts, since a burial cut it off."""
         return any(farmer.ended and self.positions.get(farmer.id, 0) > farmer.seen for farmer in farmers)
 
-    def read(self, farmers: Sequence[Farmer], deadline: float) -> Iterator[Slice]:
+    def read(
+        self, farmers: Sequence[Farmer], deadline: float, is_known: Callable[[Slice], bool] = lambda _item: True
+    ) -> Iterator[Slice]:
         """Yield what ended, up to where the state knows the journals, until `deadline` on the monotonic clock.
 
-        `caught_up` says whether that was all.
+        A journal is read no further than to the first slice that the state does not know, though its tail was read:
+        it was ahead of the log. `caught_up` says whether the deadline left time for all the rest.
         """
         self.caught_up = False
         sources = []
+        held: set[int] = set()
+
+        def known(source: Iterator[Slice]) -> Iterator[Slice]:
+            for item in source:
+                if not is_known(item):
+                    held.add(item.farmer)
+                    return
+                yield item
+
         for number, farmer in enumerate(farmers, 1):
             start = self.positions.setdefault(farmer.id, 0)
             if start < farmer.seen:
                 begun = self._begun.setdefault(farmer.id, {})
-                sources.append(read_slices(self._directory / farmer.id, number, start, farmer.seen, begun))
+                sources.append(known(read_slices(self._directory / farmer.id, number, start, farmer.seen, begun)))
         for count, item in enumerate(heapq.merge(*sources), 1):
             farmer = farmers[item.farmer - 1]
             self._begun[farmer.id].pop(item.task, None)
@@ -161,9 +175,14 @@ class Feed:
             yield item
             if not count % 256 and time.monotonic() > deadline:
                 return
-        for farmer in farmers:
-            self.positions[farmer.id] = max(self.positions[farmer.id], farmer.seen)
+        for number, farmer in enumerate(farmers, 1):
+            if number not in held:
+                self.positions[farmer.id] = max(self.positions[farmer.id], farmer.seen)
         self.caught_up = True
+
+    def was_read_beyond(self, farmer: Farmer) -> bool:
+        """Whether `read_beyond` has come to this farmer since it ended."""
+        return farmer.id in self._beyond
 
     def read_beyond(self, farmers: Sequence[Farmer]) -> Iterator[Slice]:
         """Yield what farmers that ended wrote behind their cut, then what they never ended (`lost`)."""
@@ -177,6 +196,7 @@ class Feed:
                 for item in read_slices(path, number, start, os.stat(path).st_size, begun):
                     begun.pop(item.task, None)
                     start = item.offset
+                    self.woken = self.woken or farmer.id in self._beyond
                     yield item
             if farmer.id not in self._beyond:
                 for task, (attempt, slot, began) in begun.items():

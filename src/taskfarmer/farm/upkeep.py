@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.entries import Body, Bury, News
-from ..core.policy import Silence
+from ..core.policy import Silence, to_watch
 from ..core.state import State
 from ..errors import WorkdirError
 from . import host
+from .clock import CLOCK, Clock
 from .disk import Disk
 from .ledger import CLI, Ledger
 
@@ -48,12 +48,13 @@ class Pace:
 class Heart:
     """A farmer's heartbeat: a counter, overwritten in place, so that it beats on a full disk too."""
 
-    def __init__(self, path: Path, disk: Disk) -> None:
+    def __init__(self, path: Path, disk: Disk, clock: Clock = CLOCK) -> None:
+        self._now = clock.boottime
         self._path = path
         self._disk = disk
         self._fd = disk.create(str(path))
         self._beats = 0
-        self._confirmed = _now()
+        self._confirmed = self._now()
 
     def beat(self) -> None:
         """Renew it; when this returns it stands on the disk.
@@ -64,11 +65,11 @@ class Heart:
         self._beats += 1
         self._disk.pwrite(self._fd, b"%012d\n" % self._beats, 0)
         self._disk.sync(self._fd)
-        self._confirmed = _now()
+        self._confirmed = self._now()
 
     def unconfirmed_s(self) -> float:
         """Return for how long no beat could be confirmed."""
-        return _now() - self._confirmed
+        return self._now() - self._confirmed
 
     def end(self) -> None:
         """The farmer has left: remove the file."""
@@ -81,12 +82,14 @@ class Undertaker:
 
     def __init__(self, ledger: Ledger, me: str, heartbeat_s: float, lease_s: float, say: Callable[[str], None]) -> None:
         self._ledger = ledger
+        self._now = ledger.clock.boottime
         self._me = me
         self._lease_s = lease_s
         self._say = say
         self._heartbeat_s = heartbeat_s
         self._silence = Silence(heartbeat_s)
         self._snapshots: dict[int, float] = {}
+        self._forgotten = 0
         self._without_loop: dict[str, float] = {}
 
     def bury_the_gone(self) -> None:
@@ -98,19 +101,29 @@ class Undertaker:
             place = host.Place.from_json(farmer.host)
             if farmer.id == self._me or place is None or not host.loop_is_gone(place):
                 continue
-            since = self._without_loop.setdefault(farmer.id, _now())
-            if host.is_gone(place) or _now() - since >= GUARDIAN_S:
+            since = self._without_loop.setdefault(farmer.id, self._now())
+            if host.is_gone(place) or self._now() - since >= GUARDIAN_S:
                 self._bury(farmer.id, "its processes are gone", kill=True)
 
     def watch(self) -> None:
         """Bury the gone, and those that were silent for the lease."""
         self.bury_the_gone()
-        now = _now()
-        for farmer in self._ledger.state.alive():
-            if farmer.id == self._me or not (beat := self._ledger.heartbeat(farmer.id)):
+        now = self._now()
+        for id in to_watch(self._others(), self.is_silent):
+            if not (beat := self._ledger.heartbeat(id)):
                 continue
-            if self._silence.look(farmer.id, beat, now) >= self._lease_s:
-                self._bury(farmer.id, f"silent for {self._lease_s:g} s", kill=False)
+            if self._silence.look(id, beat, now) >= self._lease_s:
+                self._bury(id, f"silent for {self._lease_s:g} s", kill=False)
+
+    def _others(self) -> list[str]:
+        """The living others, from who joined last before this one backwards, and around.
+
+        Backwards, since these stay the same while others join; and since who keeps the views must know that all who
+        joined before it are silent.
+        """
+        ids = [farmer.id for farmer in self._ledger.state.alive()]
+        place = ids.index(self._me) if self._me in ids else len(ids)
+        return ids[:place][::-1] + ids[place + 1 :][::-1]
 
     def is_silent(self, id: str) -> bool:
         """Whether a farmer has not been heard of for several heartbeats: it may well be dead, but nobody can know."""
@@ -133,15 +146,11 @@ class Undertaker:
 
     def forget_old_entries(self) -> None:
         """Remove what a snapshot replaced, once every reader has had two leases to see the snapshot."""
-        at = self._ledger.snapshot_at
-        if not at:
-            return
-        seen = self._snapshots.setdefault(at, _now())
-        if _now() - seen > 2 * self._lease_s:
-            self._ledger.log.forget_before(at)
-            self._snapshots = {at: float("inf")}
-
-
-def _now() -> float:
-    """Seconds that also pass while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+        now, at = self._now(), self._ledger.snapshot_at
+        if at > self._forgotten:
+            self._snapshots.setdefault(at, now)
+        old = [number for number, seen in self._snapshots.items() if now - seen > 2 * self._lease_s]
+        if old:
+            self._forgotten = max(old)
+            self._snapshots = {number: seen for number, seen in self._snapshots.items() if number > self._forgotten}
+            self._ledger.log.forget_before(self._forgotten)

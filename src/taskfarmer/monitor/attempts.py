@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..core.state import FINISHED, Farmer, State
+from ..core.state import FAILED, FINISHED, Farmer, State
 from ..farm.ledger import Ledger
 from ..farm.slices import ENDINGS, Open, Slice, read_slices
 from .text import duration
@@ -23,7 +23,8 @@ class AttemptRecord:
 
     `ending` is `finished`, `failed`, `retried` (failed, to be tried again), `stopped` (to be done again), `cancelled`,
     `lost` (its farmer died) or `running`; `status` the exit status, or minus a signal, None where nothing is known.
-    `superseded`: it ended well, but that does not count: its farmer was presumed dead by then, or the task cancelled.
+    `counted`: its end is that of the task. `superseded`: it ended, but that does not count: its farmer had been buried
+    by then, or the task had been cancelled. `buried`: why its farmer was buried, if that is the reason for either.
     `number` is the farmer's, from 1, in the order of joining.
     """
 
@@ -40,7 +41,9 @@ class AttemptRecord:
     reason: str
     cpu_s: float
     rss_kib: int
+    counted: bool = False
     superseded: bool = False
+    buried: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -66,7 +69,8 @@ class AttemptRecord:
         if self.seconds is not None and self.ending != "lost":
             parts.append(f"after {duration(self.seconds)}")
         if self.superseded:
-            parts.append("superseded: this result does not count")
+            after = ", it came after its farmer was buried" if self.buried else ""
+            parts.append(f"superseded: this result does not count{after}")
         return parts
 
     def to_json(self) -> dict[str, Any]:
@@ -92,20 +96,23 @@ def attempts(ledger: Ledger, tasks: Collection[int] | None = None) -> Iterator[A
     The state must include the tails of the journals (`Ledger.read_tails`). A journal counts up to the cut of its
     farmer's end.
     """
-    farmers = ledger.state.farmers
     for item, superseded in slices(ledger, tasks):
-        yield _record(item, farmers[item.farmer - 1], superseded)
+        yield _record(ledger.state, item, superseded)
 
 
 def slices(ledger: Ledger, tasks: Collection[int] | None = None) -> Iterator[tuple[Slice, bool]]:
-    """Yield what `attempts` yields, as (slice, whether it is superseded); one that runs has the outcome `running`."""
+    """Yield what `attempts` yields, as (slice, whether it is superseded); one that runs has the outcome `running`.
+
+    Superseded is what stands behind the cut of a burial, and what ended well but is not what the task rests on.
+    """
     few = tasks if tasks is not None and len(tasks) <= _FEW else None
     wanted = None if tasks is None else set(tasks)
     state = ledger.state
     for number, farmer in enumerate(state.farmers, 1):
         for item, counts in _of_farmer(ledger, number, farmer, few):
-            if wanted is None or item.task in wanted:
-                yield item, item.outcome == "ok" and not (counts and _is_counted(state, item))
+            # A tail may be ahead of the log, and tell of tasks that were added since.
+            if item.task < len(state) and (wanted is None or item.task in wanted):
+                yield item, not counts or _is_outdone(state, item)
 
 
 def attempts_at(ledger: Ledger, task: int) -> list[AttemptRecord]:
@@ -139,11 +146,21 @@ def _size(ledger: Ledger, farmer: Farmer) -> int:
         return 0
 
 
-def _is_counted(state: State, item: Slice) -> bool:
-    return state.status[item.task] == FINISHED and item.attempt == max(1, state.tries_of(item.task).attempts)
+def _is_outdone(state: State, item: Slice) -> bool:
+    """Whether the task does not rest on this good end before the cut. A living farmer's may be ahead of the log."""
+    if item.outcome != "ok" or is_counted(state, item):
+        return False
+    return state.status[item.task] == FINISHED or not state.farmers[item.farmer - 1].alive
 
 
-def _record(item: Slice, farmer: Farmer, superseded: bool) -> AttemptRecord:
+def is_counted(state: State, item: Slice) -> bool:
+    """Whether the task stands as this attempt at it has ended; to be asked only of what is before the cut."""
+    stands = {"ok": FINISHED, "fail": FAILED}.get(item.outcome)
+    return state.status[item.task] == stands and item.attempt == max(1, state.tries_of(item.task).attempts)
+
+
+def _record(state: State, item: Slice, superseded: bool) -> AttemptRecord:
+    farmer = state.farmers[item.farmer - 1]
     unknown = item.outcome in ("lost", "running")
     return AttemptRecord(
         task=item.task,
@@ -159,5 +176,7 @@ def _record(item: Slice, farmer: Farmer, superseded: bool) -> AttemptRecord:
         reason=item.reason,
         cpu_s=item.cpu_s,
         rss_kib=item.rss_kib,
+        counted=not superseded and is_counted(state, item),
         superseded=superseded,
+        buried=farmer.why if farmer.ended == "buried" and (superseded or item.outcome == "lost") else "",
     )

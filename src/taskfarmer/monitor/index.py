@@ -6,6 +6,7 @@ the last attempt at the task. Bytes that are no UTF-8, which SQLite cannot hold,
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,17 +18,19 @@ from ..errors import InputError, WorkdirError
 from ..farm.ledger import Ledger
 from ..farm.slices import ENDINGS
 from ..farm.views.texts import ViewTexts
-from .attempts import signal_name, slices
-from .summary import summary
+from .attempts import is_counted, signal_name, slices
+from .farmers import farmers_of
 
 _SCHEMA = """
 CREATE TABLE farmers (
     number INTEGER PRIMARY KEY, id TEXT, host TEXT, pid INTEGER, slots INTEGER, standing TEXT, since REAL, until REAL,
-    why TEXT, finished INTEGER, failed INTEGER, running INTEGER
+    why TEXT, finished INTEGER, failed INTEGER, running INTEGER, guardian INTEGER, run INTEGER, loops INTEGER,
+    lost INTEGER, buried_by TEXT
 );
 CREATE TABLE attempts (
     task INTEGER, attempt INTEGER, farmer TEXT, host TEXT, slot INTEGER, started REAL, ended REAL, seconds REAL,
-    ending TEXT, exit INTEGER, signal TEXT, reason TEXT, cpu_s REAL, rss_kib INTEGER, superseded INTEGER
+    ending TEXT, exit INTEGER, signal TEXT, reason TEXT, cpu_s REAL, rss_kib INTEGER, superseded INTEGER,
+    counted INTEGER
 );
 CREATE TABLE known (
     id INTEGER PRIMARY KEY, state TEXT, text TEXT, name TEXT, attempts INTEGER, failures INTEGER, losses INTEGER,
@@ -142,19 +145,22 @@ def _fill_attempts(connection: sqlite3.Connection, ledger: Ledger) -> array[int]
             yield (
                 task, attempt, *farmers[farmer - 1], slot, start, ended, None if ended is None else end - start,
                 ENDINGS.get(outcome, outcome), how, signal_name(code) if code < 0 else "", reason, cpu_s, rss_kib,
-                superseded,
+                superseded, not superseded and is_counted(ledger.state, item),
             )  # fmt: skip
 
-    connection.executemany(f"INSERT INTO attempts VALUES ({', '.join('?' * 15)})", rows())
+    connection.executemany(f"INSERT INTO attempts VALUES ({', '.join('?' * 16)})", rows())
     return last
 
 
 def _fill_farmers(connection: sqlite3.Connection, ledger: Ledger) -> None:
     rows = (
-        (f.number, f.id, f.host, f.pid, f.slots, f.standing, f.since, f.until, f.why, f.finished, f.failed, f.running)
-        for f in summary(ledger).farmers
-    )
-    connection.executemany(f"INSERT INTO farmers VALUES ({', '.join('?' * 12)})", rows)
+        (
+            f.number, f.id, f.host, f.pid, f.slots, f.standing, f.since, f.until, f.why, f.finished, f.failed,
+            f.running, f.guardian, f.run, f.loops, f.lost, f.buried_by,
+        )
+        for f in farmers_of(ledger, most_bytes=math.inf)
+    )  # fmt: skip
+    connection.executemany(f"INSERT INTO farmers VALUES ({', '.join('?' * 17)})", rows)
 
 
 def _known(ledger: Ledger, last: array[int]) -> Iterator[tuple[Any, ...]]:

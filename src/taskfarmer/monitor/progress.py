@@ -46,10 +46,12 @@ class ProgressView:
         """Tasks that nobody will do any more."""
         return self.total - self.counts.get("toprocess", 0) - self.counts.get("running", 0)
 
-    def words(self) -> str:
-        """Return all of it but the failures, on one line."""
+    def words(self, *, of_all: bool = False) -> str:
+        """Return all of it but the failures, on one line; `of_all`: with how many tasks there are."""
         parts = [f"{self.counts.get(name, 0)} {name}" for name in _SHOWN[:3]]
         parts += [f"{self.counts[name]} {name}" for name in _SHOWN[3:] if self.counts.get(name)]
+        if of_all:
+            parts[-1] += f" of {self.total}"
         if self.rate_per_s:
             parts.append(per_second(self.rate_per_s))
         if self.left_s is not None and self.ended < self.total:
@@ -125,9 +127,9 @@ class Progress:
         if now < self._next_line:
             return
         self._next_line = now + (_LINE_S if now - self._began < _LATER_AFTER_S else _LATER_S)
-        if (words := view.words()) != self._last:
+        if (words := view.words(of_all=True)) != self._last:
             self._last = words
-            _print(f"taskfarmer: {words} of {view.total}")
+            _print(f"taskfarmer: {words}")
 
 
 def _print(text: str) -> None:

@@ -10,6 +10,7 @@ from ..core.plan import Attempt
 from ..core.records import Ended
 from ..core.state import State
 from .progress import Progress, ProgressView
+from .standing import run_of
 
 Print = Callable[[str], None]
 KEPT_FAILURES = 5
@@ -95,7 +96,7 @@ class Live(Silent):
                 rate_per_s=pace,
                 left_s=left / pace if pace else None,
                 last_failures=list(self._failures),
-                farmers=len(state.alive()),
+                farmers=len(set(map(run_of, state.alive()))),
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from ..core.state import NAMES
 from ..farm.ledger import Ledger
 from ..farm.views.texts import ViewTexts
 from .outputs import last_attempt
-from .text import duration, memory, printable
+from .standing import WORDS, host_of, short_ids, standings
+from .text import duration, memory, printable, span, table, without_empty
 
 Row = dict[str, Any]
 
@@ -38,6 +40,49 @@ def plain_rows(ledger: Ledger, states: Sequence[str] = ()) -> Iterator[Row]:
             continue
         text, _ = texts.text_and_name(task)
         yield {"id": task, "state": state.name_of(task), "attempts": last_attempt(ledger, task), "text": text}
+
+
+def running_rows(ledger: Ledger, tasks: Iterable[int] | None = None) -> Iterator[Row]:
+    """Yield who runs what, and for how long: of all tasks that run, or of those of `tasks` that do, in their order.
+
+    `running_s`: by our clock, and that of the host that noted the start.
+    """
+    state = ledger.state
+    texts = ViewTexts(ledger.segments)
+    stands = standings(ledger)
+    now = time.time()
+    for task in sorted(state.running) if tasks is None else tasks:
+        if state.name_of(task) != "running":
+            continue
+        ran = state.running[task]
+        farmer = state.farmers[ran.farmer - 1]
+        yield {
+            "id": task,
+            "state": "running",
+            "attempts": ran.attempt,
+            "attempt": ran.attempt,
+            "started": ran.start,
+            "running_s": round(max(0.0, now - ran.start), 3),
+            "host": host_of(farmer),
+            "farmer": farmer.id,
+            "slot": ran.slot,
+            "standing": stands[farmer.id],
+            "text": texts.text_and_name(task)[0],
+        }
+
+
+def running_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield a heading and a line for each of `running_rows`; how a farmer stands only if one is not at work."""
+    rows = list(rows)
+    short = short_ids(row["farmer"] for row in rows)
+    cells = [
+        [str(row["id"]), str(row["attempt"]), span(row["running_s"]), printable(row["host"]), short[row["farmer"]],
+         str(row["slot"]), "" if row["standing"] == "alive" else WORDS[row["standing"]], printable(row["text"])]
+        for row in rows
+    ]  # fmt: skip
+    if rows:
+        head = ["id", "attempt", "for", "host", "farmer", "slot", "", "text"]
+        yield table(without_empty([head, *cells]), right={0, 1, 2})
 
 
 def row_lines(rows: Iterable[Row]) -> Iterator[str]:

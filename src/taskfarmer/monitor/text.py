@@ -43,9 +43,21 @@ def duration(seconds: float) -> str:
     return (f"{days} d " if days else "") + f"{hours}:{minutes:02d}:{rest:02d}"
 
 
+def span(seconds: float) -> str:
+    """Return a time span in whole seconds, none below 0: `0 s`, `12 s`, `3:07`."""
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 10 else duration(whole)
+
+
 def moment(seconds: float) -> str:
     """Return a time, given in seconds since the epoch, as local date and time of day."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def period(start: float, end: float) -> str:
+    """Return two times, given in seconds since the epoch; the second without the date if that is the same."""
+    (day, _), (other, late) = moment(start).split(), moment(end).split()
+    return f"{moment(start)} to {late if day == other else moment(end)}"
 
 
 def per_second(rate: float) -> str:
@@ -72,3 +84,9 @@ def table(rows: list[list[str]], *, right: frozenset[int] | set[int] = frozenset
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def without_empty(rows: list[list[str]]) -> list[list[str]]:
+    """Return rows, of which the first is the heading, without the columns that have nothing below it."""
+    kept = [n for n, column in enumerate(zip(*rows, strict=True)) if any(column[1:])]
+    return [[row[n] for n in kept] for row in rows]

@@ -8,7 +8,7 @@ from ..errors import WorkdirError
 from ..farm.ledger import Ledger
 from ..farm.views.growing import Growing
 from ..farm.views.texts import ViewTexts
-from ..farm.views.timeline import HEAD, TAIL, event, names
+from ..farm.views.timeline import HEAD, TAIL, begins, ends, event
 from .attempts import slices
 
 
@@ -22,8 +22,10 @@ def write_timeline(ledger: Ledger, path: Path) -> None:
     texts = ViewTexts(ledger.segments)
     try:
         for number, farmer in enumerate(ledger.state.farmers, 1):
-            for text in names(number, farmer):
+            for text in begins(number, farmer):
                 view.write_item(text)
+            if farmer.ended:
+                view.write_item(ends(number, farmer))
         for item, superseded in slices(ledger):
             if item.outcome != "running":
                 view.write_item(event(item, texts.name(item.task), superseded=superseded))

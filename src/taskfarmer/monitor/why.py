@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..core.state import BLOCKED, CANCELLED, FAILED, FINISHED, READY, TAKEN, UNKNOWN, WAITING, State
 from ..farm.ledger import Ledger
 from .attempts import AttemptRecord, attempts_at
-from .summary import standing
+from .standing import is_dead, run_of, standing
 from .text import duration
 
 _MOST_NAMED = 5
@@ -67,11 +68,14 @@ def _path(ledger: Ledger) -> str:
 
 def _ready(ledger: Ledger, task: int) -> tuple[str, str]:
     state = ledger.state
-    at_work = [farmer for farmer in state.alive() if standing(ledger, farmer) != "gone"]
+    at_work = [farmer for farmer in state.alive() if not is_dead(farmer)]
     if not at_work:
         return "nobody", f"no farmer is at work; `taskfarmer resume {_path(ledger)}` starts one"
     described = ledger.task(task)
-    most = max(farmer.slots for farmer in at_work)
+    slots: Counter[object] = Counter()
+    for farmer in at_work:  # its loops put theirs together in the end
+        slots[run_of(farmer)] += farmer.slots
+    most = max(slots.values())
     if described.cpus > most:
         return "too-wide", f"it needs {described.cpus} cpus, and no farmer that is at work has more than {most} slots"
     before = state.status.count(READY, 0, task)

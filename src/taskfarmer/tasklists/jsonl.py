@@ -10,6 +10,7 @@
 | `cpus`, `gpus` | whole numbers; cpus from 1 |
 | `memory` | bytes, or a text such as `500M`, `2GB`, `2GiB` (`units`) |
 | `timeout` | seconds, more than 0 |
+| `duration` | seconds that it is expected to take, more than 0 |
 | `retries` | a whole number |
 | `after` | ids (positions among the tasks, from 0) or names of earlier tasks that must have finished |
 
@@ -31,7 +32,7 @@ from taskfarmer.tasklists.lines import NUL_MESSAGE, read_lines
 from taskfarmer.tasklists.records import task_of
 from taskfarmer.tasklists.units import parse_bytes
 
-KEYS = ("command", "argv", "name", "cwd", "env", "cpus", "memory", "gpus", "timeout", "retries", "after")
+KEYS = ("command", "argv", "name", "cwd", "env", "cpus", "memory", "gpus", "timeout", "duration", "retries", "after")
 
 
 class JsonLinesTaskList:
@@ -113,7 +114,8 @@ def _task(value: dict[str, Any], after: tuple[int, ...]) -> Task:
         cpus=_whole(value, "cpus", 1, 1),
         memory_bytes=_memory(value),
         gpus=_whole(value, "gpus", 0, 0),
-        timeout_s=_timeout(value),
+        timeout_s=_seconds(value, "timeout"),
+        duration_s=_seconds(value, "duration"),
         retries=None if value.get("retries") is None else _whole(value, "retries", 0, 0),
         after=after,
     )
@@ -163,13 +165,13 @@ def _memory(value: dict[str, Any]) -> int:
     return memory
 
 
-def _timeout(value: dict[str, Any]) -> float | None:
-    timeout = value.get("timeout")
-    if timeout is None:
+def _seconds(value: dict[str, Any], key: str) -> float | None:
+    seconds = value.get(key)
+    if seconds is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise _wrong("timeout", timeout, "a number of seconds, more than 0")
-    return float(timeout)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise _wrong(key, seconds, "a number of seconds, more than 0")
+    return float(seconds)
 
 
 def _passable(text: str) -> str:

@@ -36,8 +36,9 @@ def variables(launch: Launch, extra: Mapping[str, str]) -> dict[bytes, bytes]:
     return env
 
 
-def pinned(cpus: Sequence[int], launch: Launch) -> set[int]:
-    """Return the CPUs of an attempt: one a slot of it, of those that the farmer may use."""
+def pinned(launch: Launch) -> set[int]:
+    """Return the CPUs of an attempt: one a slot of it, of those that the loop keeps to."""
+    cpus = sorted(os.sched_getaffinity(0))
     return {cpus[slot % len(cpus)] for slot in launch.share.slots}
 
 

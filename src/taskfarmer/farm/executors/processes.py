@@ -40,7 +40,7 @@ class Processes:
         self._output = output
         self._disk = disk
         self._workdir = workdir
-        self._pin = sorted(os.sched_getaffinity(0)) if pin else []
+        self._pin = pin
         self._env = {os.fsencode(key): os.fsencode(value) for key, value in environ.items()}
         self._env[b"TASKFARMER_WORKDIR"] = os.fsencode(workdir)
         self._path = environ.get("PATH", os.defpath)
@@ -67,7 +67,7 @@ class Processes:
             self._remove[launch.id] = command.remove
         if self._pin:
             with suppress(OSError):
-                os.sched_setaffinity(pid, pinned(self._pin, launch))
+                os.sched_setaffinity(pid, pinned(launch))
 
     def _prepare(self, launch: Launch) -> Command:
         job = Job(

@@ -63,7 +63,7 @@ class Workers:
         self._output = output
         self._disk = disk
         self._workdir = workdir
-        self._pin = sorted(os.sched_getaffinity(0)) if pin else []
+        self._pin = pin
         self._environ = {**environ, "TASKFARMER_WORKDIR": workdir}
         self._workers: dict[int, _Worker] = {}
         self._busy: dict[int, _Worker] = {}
@@ -104,7 +104,7 @@ class Workers:
             "task": encode_task(launch.task).decode(),
             "workdir": self._workdir,
             "environ": {os.fsdecode(key): os.fsdecode(value) for key, value in given.items()},
-            "cpus": sorted(pinned(self._pin, launch)) if self._pin else [],
+            "cpus": sorted(pinned(launch)) if self._pin else [],
         }
         return json.dumps(job).encode()
 

@@ -3,6 +3,10 @@
 What is new is written behind a copy of the old body, beside it, and renamed: so the file is whole at any time, and what
 must be closed (`]` of a JSON array) is closed. The copy is the kernel's work. Where nothing must be closed the file may
 be appended to in place, which costs nothing.
+
+Copying all of a large view again and again would be quadratic. So the file that was replaced may be kept under another
+name (`spare`): the next one is made from it, and only what it lacks is copied. Two files take turns, each at its time
+whole when it appears.
 """
 
 from __future__ import annotations
@@ -23,8 +27,20 @@ class Growing:
     Every method may raise OSError; then the view must be begun anew (`forget`).
     """
 
-    def __init__(self, path: Path, disk: Disk, *, head: bytes = b"", tail: bytes = b"", in_place: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        disk: Disk,
+        *,
+        head: bytes = b"",
+        tail: bytes = b"",
+        in_place: bool = False,
+        spare: Path | None = None,
+    ) -> None:
         self.path = path
+        self._spare = spare
+        self._spare_body = 0
+        self._spare_inode = 0
         self.body = 0
         self.copied = 0
         self._disk = disk
@@ -64,6 +80,14 @@ class Growing:
             os.unlink(self._beside)
         self._buffer.clear()
         self.body, self.known = 0, False
+        self.drop_spare()
+
+    def drop_spare(self) -> None:
+        """Remove the file that was kept to make the next one from."""
+        if self._spare is not None and self._spare_body:
+            self._spare_body = 0
+            with suppress(OSError):
+                os.unlink(self._spare)
 
     def write(self, data: bytes) -> None:
         """Add to the body; seen by others after `publish`, or in place a little earlier."""
@@ -103,20 +127,45 @@ class Growing:
             return
         with suppress(FileNotFoundError):
             os.unlink(self._beside)
-        self._fd = self._disk.create(self._beside)
-        if self.known:
-            self._copy_body()
-        else:
+        if not self.known:
+            self._fd = self._disk.create(self._beside)
             self._buffer += self._head
+            return
+        start = self._begin_from_spare()
+        if self._fd < 0:
+            self._fd = self._disk.create(self._beside)
+        self._copy_body(start)
 
-    def _copy_body(self) -> None:
+    def _begin_from_spare(self) -> int:
+        """Open the spare as the new file; return how much of the body it has, 0 if there is none that can be used."""
+        body, self._spare_body = self._spare_body, 0
+        if self._spare is None or not body:
+            return 0
+        try:
+            self._disk.rename(str(self._spare), self._beside)
+            fd = os.open(self._beside, os.O_WRONLY | os.O_CLOEXEC)
+            stat = os.fstat(fd)
+            ours = stat.st_ino == self._spare_inode != os.stat(self.path).st_ino
+            if ours and body <= min(stat.st_size, self.body):
+                os.ftruncate(fd, body)
+                os.lseek(fd, body, os.SEEK_SET)
+                self._fd = fd
+                return body
+            os.close(fd)
+        except OSError:
+            pass
+        with suppress(OSError):
+            os.unlink(self._beside)
+        return 0
+
+    def _copy_body(self, start: int) -> None:
         source = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._disk.about_to("write", self._beside)
-            copy_range(source, self._fd, 0, self.body)
+            copy_range(source, self._fd, start, self.body - start)
         finally:
             os.close(source)
-        self.copied = self.body
+        self.copied = self.body - start
 
     def _flush(self) -> None:
         self._disk.write_all(self._fd, bytes(self._buffer))
@@ -129,8 +178,21 @@ class Growing:
     def _appear(self) -> None:
         if self._tail:
             self._disk.write_all(self._fd, self._tail)
+        self._keep_spare()
         self._disk.rename(self._beside, str(self.path))
         self._inode, self._size, self.known = os.fstat(self._fd).st_ino, self.body + len(self._tail), True
+
+
+    def _keep_spare(self) -> None:
+        """Give the file that is about to be replaced its second name. Without hard links there is no spare."""
+        if self._spare is None or not self.known or not self.intact():
+            return
+        with suppress(OSError):
+            with suppress(FileNotFoundError):
+                os.unlink(self._spare)
+            self._disk.link(str(self.path), str(self._spare))
+            self._spare_inode = self._inode
+            self._spare_body = self._size - len(self._tail)
 
 
 def copy_range(source: int, target: int, start: int, count: int) -> None:

@@ -32,7 +32,7 @@ from ..slices import Feed, Slice
 from .growing import Growing
 from .remaining import Remaining
 from .texts import ViewTexts
-from .timeline import HEAD, TAIL, event, names
+from .timeline import HEAD, TAIL, begins, ends, event
 
 BUDGET_S = 0.25
 """How long one update may read; the rest is for the next."""
@@ -42,7 +42,7 @@ _COPY_RATE = 64 << 20
 """Bytes a second that may be copied on average, so that a large farm does not write its timeline all day."""
 _SHOWN = bytes(code if code in (FINISHED, FAILED) else 0 for code in range(256))
 _BLOCK = 4096
-_RUBBISH = re.compile(r"(toprocess|finished|failed|timeline\.json|views\.json)\.\d+\.new")
+_RUBBISH = re.compile(r"(toprocess|finished|failed|timeline\.json|views\.json)\.\d+\.(new|old)")
 _RUBBISH_S = 600.0
 
 
@@ -58,7 +58,8 @@ class ViewKeeper:
         self.problem = ""
         self._finished = Growing(path / "finished", ledger.disk, in_place=in_place)
         self._failed = Growing(path / "failed", ledger.disk)
-        self._timeline = Growing(path / "timeline.json", ledger.disk, head=HEAD, tail=TAIL)
+        spare = ledger.workdir.ledger / f"timeline.json.{os.getpid()}.old"
+        self._timeline = Growing(path / "timeline.json", ledger.disk, head=HEAD, tail=TAIL, spare=spare)
         self._remaining = Remaining(path / "toprocess", ledger.disk)
         self._feed = Feed(ledger.workdir.journals)
         self._listed = bytearray()  # what the views show of each task: FINISHED, FAILED or 0
@@ -101,6 +102,10 @@ class ViewKeeper:
         self._next_s = now + max(_PAUSE_S, _SHARE * (now - began), copied / _COPY_RATE)
         return done
 
+    def close(self) -> None:
+        """Remove what was kept for the next update: there is none."""
+        self._timeline.drop_spare()
+
     def exact(self) -> bool:
         """Whether the views are as the state of the ledger is, by what the last keeper wrote down."""
         said = self._read_sidecar()
@@ -135,12 +140,18 @@ class ViewKeeper:
             self._begin_anew()
         self._listed.extend(bytes(len(state) - len(self._listed)))
         self._name_farmers()
-        for item in self._feed.read(state.farmers, deadline):
+        for item in self._feed.read(state.farmers, deadline, self._is_known):
             self._take(item)
         if not self._feed.caught_up:
             return False
+        for number, farmer in enumerate(state.farmers, 1):
+            if farmer.ended and not self._feed.was_read_beyond(farmer):
+                self._timeline.write_item(ends(number, farmer))
         for item in self._feed.read_beyond(state.farmers):
-            self._timeline.write_item(event(item, self._texts.name(item.task), superseded=item.outcome == "ok"))
+            self._timeline.write_item(event(item, self._texts.name(item.task), superseded=item.outcome != "lost"))
+        if self._feed.woken:  # some attempt stands there as lost, and has ended after all
+            self._begin_anew()
+            return self._update(deadline)
         self._correct()
         for view in self._growing.values():
             view.publish()
@@ -180,12 +191,19 @@ class ViewKeeper:
     def _name_farmers(self) -> None:
         for number, farmer in enumerate(self.ledger.state.farmers, 1):
             if farmer.id not in self._feed.positions:
-                for text in names(number, farmer):
+                for text in begins(number, farmer):
                     self._timeline.write_item(text)
 
     def _list(self, task: int, code: int) -> None:
         self._listed[task] = code
         (self._finished if code == FINISHED else self._failed).write(self._texts.line(task))
+
+    def _is_known(self, item: Slice) -> bool:
+        """Whether the state has heard of it. A tail may be ahead of the log, which says who had taken the task."""
+        state = self.ledger.state
+        if item.task >= len(state):
+            return False
+        return item.outcome != "ok" or state.status[item.task] == FINISHED or not state.farmers[item.farmer - 1].alive
 
     def _take(self, item: Slice) -> None:
         """Take in one attempt. It says how its task stands only if it was the last one, and its end counts."""
@@ -283,7 +301,9 @@ def refresh_views(ledger: Ledger, *, most_bytes: float = math.inf) -> bool:
     places = [Place.from_json(farmer.host) for farmer in ledger.state.alive()]
     if ledger.state.open_tasks() and not all(place is not None and is_gone(place) for place in places):
         return False
-    return keeper.unread() <= most_bytes and keeper.update(budget_s=math.inf)
+    done = keeper.unread() <= most_bytes and keeper.update(budget_s=math.inf)
+    keeper.close()
+    return done
 
 
 def _differences(one: bytearray, other: bytearray) -> Iterator[int]:

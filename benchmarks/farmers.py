@@ -1,0 +1,194 @@
+"""Run 1, 2, 4 and 8 farmers on one directory of this machine: total rate, idle time at the end, metadata operations.
+
+    python benchmarks/farmers.py --rounds 1 --most 2       (half a minute)
+    python benchmarks/farmers.py                           (ten minutes)
+
+Each farmer is a `taskfarmer run -n SLOTS` of its own, all started at once on one list, of tasks that take 0 ms
+(`true`), 10 ms and 100 ms (`sleep`). Rates are from the prompt to the exit of the last farmer. Idle at the end is the
+time from a farmer's last end of a task to the last end of all, by the journals: the longest of any farmer, and the
+mean. CPU time is that of farmers and tasks together, which other work on the machine changes less than it changes
+rates. Metadata operations are system calls that name a file of the workdir (open, stat, link, rename, ...), counted by `strace` in a run of its own, with the log of tasks in packs, and without any. Exit status: 0, or 1 if a
+target was missed.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import arguments, ratio, rounds, scratch, show, taskfarmer, tell
+from taskfarmer.core.records import Ended
+from taskfarmer.farm.journal import read_tail
+from taskfarmer.farm.ledger import Ledger
+
+FARMERS = (1, 2, 4, 8)
+LINES = {0: "true", 10: "sleep 0.01", 100: "sleep 0.1"}
+TASKS = {0: 8_000, 10: 1_500, 100: 300}
+"""By milliseconds that a task takes."""
+CALLS = (
+    "open,openat,stat,lstat,newfstatat,statx,access,faccessat2,link,linkat,rename,renameat,renameat2,unlink,unlinkat,"
+    "mkdir,getdents64"
+)
+"""System calls that name a file, or list a directory."""
+_NAMED = re.compile(r"^\d+\s+(\w+)\(")
+
+
+class Bench:
+    """Runs farms in fresh directories below `parent`; keeps how idle the farmers were at the end."""
+
+    def __init__(self, parent: Path, slots: int) -> None:
+        self.parent = parent
+        self.slots = slots
+        self.idle: dict[tuple[int, int], list[tuple[float, float]]] = {}
+        self.cpu_s: dict[tuple[int, int], list[float]] = {}
+
+    def make(self, milliseconds: int, tasks: int) -> Path:
+        """Return a fresh directory with a list."""
+        directory = Path(tempfile.mkdtemp(dir=self.parent))
+        (directory / "list").write_text(f"{LINES[milliseconds]}\n" * tasks)
+        return directory
+
+    def command(self, *, logs: str = "packed") -> list[str]:
+        """Return the command of one farmer."""
+        return [taskfarmer(), "run", "list", "-w", "farm", "-n", str(self.slots), "--logs", logs, "--quiet"]
+
+    def rate(self, milliseconds: int, farmers: int) -> float:
+        """Run a farm with so many farmers and return its tasks a second."""
+        directory = self.make(milliseconds, TASKS[milliseconds])
+        began, cpu_s = time.perf_counter(), cpu_of_children()
+        started = [
+            subprocess.Popen(self.command(), cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for _ in range(farmers)
+        ]
+        statuses = [process.wait() for process in started]
+        seconds = time.perf_counter() - began
+        if any(statuses):
+            raise RuntimeError(f"{farmers} farmers ended with {statuses}")
+        self.cpu_s.setdefault((milliseconds, farmers), []).append(cpu_of_children() - cpu_s)
+        self.idle.setdefault((milliseconds, farmers), []).append(idle_at_the_end(directory / "farm"))
+        shutil.rmtree(directory)
+        return TASKS[milliseconds] / seconds
+
+    def metadata(self, tasks: int, *, logs: str) -> Counter[str]:
+        """Run one farmer under strace and return how often it called what, naming a file of the workdir."""
+        directory = self.make(0, tasks)
+        said = directory / "calls"
+        strace = ["strace", "-f", "--seccomp-bpf", "-y", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(said)]
+        subprocess.run(
+            [*strace, *self.command(logs=logs)], cwd=directory, check=True, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        calls: Counter[str] = Counter()
+        with open(said, errors="replace") as lines:
+            for line in lines:
+                if f"{directory}/farm" in line and (match := _NAMED.match(line)):
+                    calls[match[1]] += 1
+        shutil.rmtree(directory)
+        return calls
+
+
+def cpu_of_children() -> float:
+    """Return the seconds of CPU time of all processes below this one that have ended: farmers and tasks."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def idle_at_the_end(workdir: Path) -> tuple[float, float]:
+    """Return the longest and the mean time in seconds from a farmer's last end to the last of all.
+
+    A farmer that came too late to get a task counts from the moment when it joined.
+    """
+    state = Ledger.open(workdir).state
+    lasts = []
+    for farmer in state.farmers:
+        ends = [r.time for r in read_tail(workdir / "ledger" / "journal" / farmer.id).records if isinstance(r, Ended)]
+        lasts.append(max(ends, default=farmer.since))
+    idle = [max(0.0, max(lasts) - last) for last in lasts]
+    return max(idle), statistics.mean(idle)
+
+
+def rate_row(bench: Bench, milliseconds: int, farmers: int, taken: dict[str, list[float]]) -> dict[str, object]:
+    """Return one line of the table."""
+    rates = taken[name_of(milliseconds, farmers)]
+    idle = bench.idle[milliseconds, farmers]
+    against = ratio(rates, taken[name_of(milliseconds, 1)])
+    target = ""
+    if farmers > 1:
+        target = f">= 1: {'yes' if against >= 1 else 'NO'}"
+    return {
+        "farmers": farmers,
+        "tasks of": f"{milliseconds} ms",
+        "tasks/s": round(statistics.median(rates)),
+        "min - max": f"{min(rates):.0f} - {max(rates):.0f}",
+        "against one": f"{against:.2f}",
+        "target": target,
+        "CPU ms a task": f"{1000 * statistics.median(bench.cpu_s[milliseconds, farmers]) / TASKS[milliseconds]:.2f}",
+        "idle at the end, longest": f"{max(longest for longest, _ in idle):.2f} s",
+        "mean": f"{statistics.mean(mean for _, mean in idle):.2f} s",
+    }
+
+
+def metadata_row(bench: Bench, tasks: int, logs: str) -> dict[str, object]:
+    """Return one line of the second table."""
+    # What a farm costs once, such as making its directories, is no cost of a task.
+    few, many = bench.metadata(tasks // 4, logs=logs), bench.metadata(tasks, logs=logs)
+    each = (many.total() - few.total()) / (tasks - tasks // 4)
+    return {
+        "logs": logs,
+        "tasks": tasks,
+        "calls": many.total(),
+        "per 100 tasks": f"{100 * each:.2f}",
+        "target": f"<= 1: {'yes' if each <= 0.01 else 'NO'}",
+        "most": ", ".join(f"{name} {count}" for name, count in many.most_common(4)),
+    }
+
+
+def name_of(milliseconds: int, farmers: int) -> str:
+    """Return the name of a measurement."""
+    return f"{farmers} farmers, {milliseconds} ms"
+
+
+def main() -> int:
+    """Measure everything and print the tables."""
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of each (default: 5)")
+    parser.add_argument("--slots", type=int, default=2, metavar="N", help="slots of each farmer (default: 2)")
+    parser.add_argument(
+        "--milliseconds", type=int, nargs="+", choices=LINES, default=list(LINES), help="what tasks take (0 10 100)"
+    )
+    parser.add_argument("--most", type=int, default=8, metavar="N", help="most farmers (default: 8)")
+    parser.add_argument(
+        "--counted", type=int, default=4_000, metavar="N", help="tasks under strace (4,000; 0: skip it)"
+    )
+    options = parser.parse_args()
+    counts = [farmers for farmers in FARMERS if farmers <= options.most]
+    counted = []
+    with scratch(options.scratch) as parent:
+        bench = Bench(parent, options.slots)
+        pairs = [(milliseconds, farmers) for milliseconds in options.milliseconds for farmers in counts]
+        measurements = {name_of(*pair): partial(bench.rate, *pair) for pair in pairs}
+        taken = rounds(options.rounds, measurements, calm=options.calm)
+        if options.counted and shutil.which("strace") is None:
+            tell("strace is missing: apt-get install strace")
+        elif options.counted:
+            counted = [metadata_row(bench, options.counted, logs) for logs in ("packed", "none")]
+    rows = [rate_row(bench, *pair, taken) for pair in pairs]
+    show(rows, as_json=options.json)
+    if counted:
+        show(counted, as_json=options.json)
+    return int(any("NO" in str(row["target"]) for row in [*rows, *counted]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

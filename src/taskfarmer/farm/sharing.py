@@ -1,0 +1,138 @@
+"""Farmers of one farm that share a host: who they are, what is left for one more, and what it is told.
+
+They know each other by the log, so a farmer of another farm is a stranger. "One host" is one kernel and one PID
+namespace: there one can tell at once that a farmer is dead, so that what it had is free. Containers count as hosts of
+their own, and farmers in different jobs of a batch system do not share: that has divided the host already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.entries import Join
+from ..core.ids import format_ids
+from ..core.resources import Claim, claim
+from ..core.state import Farmer, State
+from . import host
+from .host import Place
+from .options import FarmerOptions
+
+MOST_NAMED = 3
+"""Farmers whose ids are told; of more the number."""
+_GIB = 1 << 30
+
+_Fact = tuple[str, str]
+"""What others have, and what this one has."""
+
+
+class Sharing:
+    """What a farmer may claim of its host, by the log as it stands."""
+
+    def __init__(self, options: FarmerOptions, place: Place | None) -> None:
+        self._options = options
+        self._place = place
+
+    def claim(self, state: State) -> Claim:
+        """Return what this loop may claim now; with `slots` 0 that is nothing."""
+        options, others, loops = self._options, self._neighbours(state), self._neighbours(state, own=True)
+        return claim(options.wish, _claims(others), _claims(loops), place=options.place, of=options.loops)
+
+    def join(self, has: Claim, place: dict[str, Any]) -> Join:
+        """Return the entry that makes the claim."""
+        return Join(
+            host=place,
+            slots=has.slots,
+            cpus=format_ids(has.cpus),
+            memory_bytes=-1 if has.memory_bytes is None else has.memory_bytes,
+            gpus=list(has.gpus),
+            job=self._options.job,
+        )
+
+    def told(self, state: State) -> str:
+        """Return what to say of farmers that have what this one could have used; empty if there are none.
+
+        Memory and GPUs are worth a word only where a task asks for more than a slot.
+        """
+        wish, others = self._options.wish, self._neighbours(state)
+        claims = _claims(others)
+        left = wish.besides(claims)
+        facts = _about_cpus(wish, left, claims)
+        if any(segment.special for _, segment in state.segments):
+            facts += _about_memory(wish, left, claims) + _about_gpus(wish, left, claims)
+        if not facts:
+            return ""
+        theirs, ours = (", ".join(words) for words in zip(*facts, strict=True))
+        has = "has" if len(others) == 1 else "have"
+        return f"{_named(others)} on this host already {has} {theirs}: {ours} for this one"
+
+    def _neighbours(self, state: State, *, own: bool = False) -> list[Farmer]:
+        """Return the living farmers on this host: those of other guardians, or the `own` one's."""
+        mine = self._place
+        if mine is None or not mine.boot:
+            return []
+        here = [farmer for farmer in state.alive() if _host(farmer.host) == (mine.boot, mine.pid_namespace)]
+        found = []
+        for farmer in here:
+            place = Place.from_json(farmer.host)
+            if place is None or self._is_in_another_job(farmer) or host.loop_is_gone(place):
+                continue
+            if (_guardian(place) == _guardian(mine)) == own:
+                found.append(farmer)
+        return found
+
+    def _is_in_another_job(self, farmer: Farmer) -> bool:
+        return bool(farmer.job and self._options.job) and farmer.job != self._options.job
+
+
+def job_of(environ: Mapping[str, str]) -> str:
+    """Return the batch job that an environment is of, as no other on the same host is named; empty: none."""
+    if job := environ.get("SLURM_JOB_ID"):
+        return f"slurm {job}"
+    if job := environ.get("LSB_JOBID"):
+        return f"lsf {job}[{environ.get('LSB_JOBINDEX', '0')}]"
+    if directory := environ.get("_CONDOR_SCRATCH_DIR"):
+        return f"condor {directory}"
+    return ""
+
+
+def _host(place: Mapping[str, Any]) -> tuple[object, object]:
+    return place.get("boot"), place.get("pid_namespace")
+
+
+def _guardian(place: Place) -> tuple[int, int]:
+    return place.guardian, place.guardian_start
+
+
+def _claims(farmers: Sequence[Farmer]) -> list[Claim]:
+    return [farmer.claim for farmer in farmers]
+
+
+def _named(farmers: Sequence[Farmer]) -> str:
+    names = ", ".join(farmer.id for farmer in farmers[:MOST_NAMED])
+    more = f" and {len(farmers) - MOST_NAMED} more" if len(farmers) > MOST_NAMED else ""
+    return f"farmer {names}" if len(farmers) == 1 else f"farmers {names}{more}"
+
+
+def _about_cpus(wish: Claim, left: Claim, others: Sequence[Claim]) -> list[_Fact]:
+    total = len(wish.cpus)
+    busy = len(set(wish.cpus) & {cpu for other in others for cpu in other.cpus})
+    if not busy or ("slots" in wish.asked and busy + wish.slots <= total):
+        return []
+    mine = f"{left.slots or 'no'} slot{'s' * (left.slots != 1)}"
+    return [(f"{busy} of its {total} CPUs", mine)]
+
+
+def _about_memory(wish: Claim, left: Claim, others: Sequence[Claim]) -> list[_Fact]:
+    used, total = sum(other.memory_bytes or 0 for other in others), host.usable_memory()
+    mine = left.memory_bytes
+    if mine is None or not used or ("memory" in wish.asked and used + mine <= total):
+        return []
+    return [(f"{used / _GIB:.1f} of its {total / _GIB:.1f} GiB of memory", f"{mine / _GIB:.1f} GiB")]
+
+
+def _about_gpus(wish: Claim, left: Claim, others: Sequence[Claim]) -> list[_Fact]:
+    used = set(wish.gpus) & {gpu for other in others for gpu in other.gpus}
+    if not used:
+        return []
+    return [(f"{len(used)} of its {len(set(wish.gpus))} GPUs", f"{len(left.gpus) or 'no'} GPUs")]

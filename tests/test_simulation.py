@@ -1,0 +1,188 @@
+"""Twenty to thirty farmers on one directory, the real protocol in simulated time; `benchmarks/simulate.py` has more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from taskfarmer.core.entries import Bury
+from taskfarmer.core.policy import WATCHED
+from taskfarmer.farm.ledger import Ledger
+from tests.farms import counted_finishes
+from tests.simulation import LOCAL, NFS, Figures, FileSystem, Killed, Simulation, World, figures
+
+FARMERS = 24
+WAIT_S = 2.0
+"""How long nobody sits idle beside unstarted work of another, but for what the file system hides."""
+
+
+def short(_task: int) -> float:
+    """A tenth of a second."""
+    return 0.1
+
+
+def long(task: int) -> float:
+    """5 to 15 seconds."""
+    return 5.0 + task * 7919 % 1000 / 100
+
+
+def run(path: Path, farmers: int, tasks: int, seconds_of: object, file_system: FileSystem, slots: int = 1) -> Figures:
+    """Run a farm to its end, check that every task was done once, and return its figures."""
+    assert callable(seconds_of)
+    path.mkdir()
+    simulation = Simulation(path, tasks, seconds_of, file_system=file_system)
+    for number in range(farmers):
+        simulation.farmer(number, slots=slots)
+    simulation.run()
+    check(simulation, ran_once=True)
+    return figures(simulation, slots)
+
+
+def check(simulation: Simulation, *, ran_once: bool = False) -> None:
+    """Check with a fresh reader that everything is finished, counted once, and that all have left."""
+    ledger = Ledger.open(simulation.workdir.path)
+    ledger.read_tails()
+    assert ledger.state.counts() == Counter({"finished": simulation.tasks})
+    assert not ledger.state.alive()
+    assert sorted(counted_finishes(ledger)) == list(range(simulation.tasks))
+    assert all(len(ends) == 1 for ends in counted_finishes(ledger).values())
+    if ran_once:
+        assert len(simulation.trace.begun) == len(simulation.trace.ended) == simulation.tasks
+
+
+@pytest.mark.parametrize("file_system", [LOCAL, NFS], ids=["local", "nfs"])
+def test_short_tasks(tmp_path: Path, file_system: FileSystem) -> None:
+    seen = run(tmp_path / "farm", FARMERS, 100 * FARMERS, short, file_system)
+    assert seen.idle_longest_s <= WAIT_S + file_system.hidden_s
+    assert seen.work_s <= 10.0 * 1.4, "24 farmers do it 24 times as fast as one, or nearly so"
+    assert seen.spread_s <= WAIT_S + file_system.hidden_s
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("file_system", [LOCAL, NFS], ids=["local", "nfs"])
+def test_with_long_tasks_all_slots_empty_within_the_duration_of_a_task(
+    tmp_path: Path, file_system: FileSystem, slots: int
+) -> None:
+    seen = run(tmp_path / "farm", FARMERS, 5 * FARMERS * slots, long, file_system, slots)
+    assert seen.idle_longest_s <= WAIT_S + file_system.hidden_s
+    assert seen.spread_s <= 15.0 + WAIT_S
+
+
+def test_the_load_on_the_directory_grows_with_the_farmers_not_with_their_square(tmp_path: Path) -> None:
+    """But for reading entries: each farmer reads each. These are few, and never change, so that caches help."""
+    few, many = (run(tmp_path / str(n), n, 5 * n, long, NFS) for n in (FARMERS // 4, FARMERS))
+    assert rate(many) <= 4 * 1.5 * rate(few)
+    for kind in ("read alive", "stat journal"):
+        looks = many.whole_s / 5.0 + 2
+        assert many.by_kind[kind] <= FARMERS * WATCHED * looks
+    assert many.entries <= 4 * 1.5 * few.entries
+
+
+def rate(seen: Figures) -> float:
+    """Return the operations in a second, without reading entries."""
+    return (seen.operations - seen.by_kind["read log"]) / seen.whole_s
+
+
+def test_neighbours_that_die_together_are_buried_soon_after_the_lease(tmp_path: Path) -> None:
+    """More of them than anybody watches. Who reaches all is known three heartbeats after each step."""
+    lease_s, heartbeat_s, died_at, dead = 20.0, 1.0, 7.0, range(4, 14)
+    simulation = Simulation(tmp_path, 400, long, lease_s=lease_s, heartbeat_s=heartbeat_s)
+    for number in range(FARMERS):
+        simulation.farmer(number, at=number * 0.01)
+    for number in dead:
+        simulation.kill(number, at=died_at)
+    simulation.run()
+    check(simulation)
+    buried = [(at, entry.body.farmer) for at, entry in simulation.trace.entries if isinstance(entry.body, Bury)]
+    assert sorted(farmer for _, farmer in buried) == [f"{number:016x}" for number in dead]
+    assert min(at for at, _ in buried) >= died_at + lease_s - 2 * heartbeat_s
+    assert max(at for at, _ in buried) <= died_at + lease_s + 15 * heartbeat_s
+
+
+def test_who_watched_the_dead_and_dies_itself_is_replaced(tmp_path: Path) -> None:
+    lease_s = 20.0
+    simulation = Simulation(tmp_path, 400, long, lease_s=lease_s, heartbeat_s=1.0)
+    for number in range(FARMERS):
+        simulation.farmer(number, at=number * 0.01)
+    for number in range(10):  # one after the other, each after the one that it watched
+        simulation.kill(number, at=7.0 + number)
+    simulation.run()
+    check(simulation)
+    buried = {entry.body.farmer: at for at, entry in simulation.trace.entries if isinstance(entry.body, Bury)}
+    assert len(buried) == 10
+    assert all(buried[f"{number:016x}"] <= 7.0 + number + lease_s + 15.0 for number in range(10))
+
+
+def test_of_all_but_one_that_die_the_last_buries_all(tmp_path: Path) -> None:
+    simulation = Simulation(tmp_path, 60, long, lease_s=20.0, heartbeat_s=1.0)
+    for number in range(FARMERS):
+        simulation.farmer(number, at=number * 0.01)
+    for number in range(1, FARMERS):
+        simulation.kill(number, at=7.0)
+    simulation.run()
+    check(simulation)
+
+
+# -- the simulation itself ---------------------------------------------------------------------------------------------
+
+
+def test_time_jumps_to_who_is_due_next() -> None:
+    world, seen = World(), []
+
+    def live(name: str, pauses: list[float]) -> None:
+        for pause_s in pauses:
+            world.sleep_until(world.time + pause_s)
+            seen.append((name, world.time))
+
+    world.spawn(lambda: live("a", [3.0, 3.0]))
+    world.spawn(lambda: live("b", [1.0, 4.5]), at=1.0)
+    world.run()
+    assert seen == [("b", 2.0), ("a", 3.0), ("a", 6.0), ("b", 6.5)]
+
+
+def test_what_somebody_does_takes_time() -> None:
+    world, seen = World(), []
+
+    def work() -> None:
+        for _ in range(3):
+            world.spend(0.001)
+        seen.append(world.time)
+        world.spend(0.001, settle=True)
+        seen.append(world.now)
+
+    world.spawn(work, at=5.0)
+    world.run()
+    assert seen == pytest.approx([5.003, 5.004])
+
+
+def test_who_is_killed_does_nothing_more() -> None:
+    world, seen = World(), []
+
+    def live() -> None:
+        try:
+            world.sleep_until(10.0)
+        except Killed:
+            seen.append(world.now)
+            with pytest.raises(Killed):
+                world.spend(1.0)
+            raise
+
+    victim = world.spawn(live)
+    world.spawn(lambda: world.kill(victim), at=2.0)
+    world.run()
+    assert seen == [10.0]
+
+
+def test_a_failure_in_the_world_is_the_tests() -> None:
+    world = World()
+
+    def fail() -> None:
+        world.sleep_until(1.0)
+        raise ValueError("this")
+
+    world.spawn(fail)
+    world.spawn(lambda: world.sleep_until(100.0))
+    with pytest.raises(ValueError, match="this"):
+        world.run()
