@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,16 +86,17 @@ def span(workdir: Workdir, tasks: int) -> float:
     return max(ends) - min(starts)
 
 
-def measure(system: FileSystem, tasks: int, parent: Path) -> list[Row]:
-    """Return the rows of one file system."""
+def measure(system: FileSystem, tasks: int, count: int, parent: Path) -> list[Row]:
+    """Return the rows of one file system, each rate the median of `count` rounds."""
     site = Site(system, Path(mkdtemp(dir=parent)))
     try:
         rows: list[Row] = []
         for farmers in FARMERS:
             row: Row = {"file system": system.name, "farmers": farmers}
             for what, line in TASKS.items():
-                name = f"{farmers}x{what.replace(' ', '')}"
-                row[f"{what}, tasks/s"] = round(tasks / seconds_of(site, name, line, tasks, farmers), 1)
+                names = [f"{farmers}x{what.replace(' ', '')}.{number}" for number in range(count)]
+                seconds = statistics.median(seconds_of(site, name, line, tasks, farmers) for name in names)
+                row[f"{what}, tasks/s"] = round(tasks / seconds, 1)
             tell(str(row))
             rows.append(row)
         return rows
@@ -102,17 +104,17 @@ def measure(system: FileSystem, tasks: int, parent: Path) -> list[Row]:
         site.close()
 
 
-def measure_in_laboratory(names: list[str], tasks: int, parent: Path) -> list[Row]:
+def measure_in_laboratory(names: list[str], tasks: int, count: int, parent: Path) -> list[Row]:
     """Run this script in the laboratory, for these file systems, and return its rows.
 
     Raises:
         NoMachine: there is no laboratory here, or the script failed in it.
     """
     out = parent / "lab"
-    script = (sys.executable, __file__, "--json", "--tasks", str(max(tasks // LAB_SHARE, 20)), "--on", *names)
+    options = ("--json", "--tasks", str(max(tasks // LAB_SHARE, 20)), "--rounds", str(count), "--on", *names)
     try:
         done = subprocess.run(
-            [ROOT / "tests/hosts/nfs_lab.sh", *script],
+            [ROOT / "tests/hosts/nfs_lab.sh", sys.executable, __file__, *options],
             env={**os.environ, "OUT": str(out), "LIMIT": str(LIMIT_S), IN_LAB: "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
@@ -129,6 +131,7 @@ def main() -> int:
     parser.add_argument("--on", nargs="+", choices=known, default=known, metavar="NAME",
                         help=f"the file systems: {', '.join(known)} (default: all)")  # fmt: skip
     parser.add_argument("--tasks", type=int, default=800, metavar="N", help="tasks of each farm (default: 800)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="runs, of which the median counts (1)")
     options = parser.parse_args()
     rows: list[Row] = []
     missing: list[str] = []
@@ -136,12 +139,12 @@ def main() -> int:
         at_hand = (HERE | LAB) if IN_LAB in os.environ else HERE
         for name in (name for name in options.on if name in at_hand):
             try:
-                rows += measure(at_hand[name](), options.tasks, parent)
+                rows += measure(at_hand[name](), options.tasks, options.rounds, parent)
             except NoMachine as error:
                 missing.append(f"{name}: {error}")
         if elsewhere := [name for name in options.on if name not in at_hand]:
             try:
-                rows += measure_in_laboratory(elsewhere, options.tasks, parent)
+                rows += measure_in_laboratory(elsewhere, options.tasks, options.rounds, parent)
             except NoMachine as error:
                 missing.append(f"{', '.join(elsewhere)}: {error}")
     for line in missing:

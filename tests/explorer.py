@@ -64,6 +64,8 @@ NAMES = "abcdefgh"
 """Farmers, in the order of joining."""
 MUCH_LATER = 1e9
 """Seconds; every delay is over by then."""
+MOST_STEPS = 300
+"""From any world to the end of its farm, if everybody does his work."""
 MOST_SLEEPS = 100
 """In one step; who waits longer waits for something that never comes."""
 KINDS = ("crash", "silence", "fail", "cancel", "retry", "lost", "unsure", "refused", "snapshot", "join", "stop", "ask")
@@ -396,6 +398,8 @@ class Stage(Disk, Clock):
             patch.setattr(module, "os", forgetful)
         for module in (log_module, ledger_module):
             patch.setattr(module, "fresh_id", self.fresh_id)
+        for module in (ledger_module, driver_module):
+            patch.setattr(module, "chance", float)
         patch.setattr(driver_module, "selectors", SimpleNamespace(DefaultSelector=lambda: None))
 
 
@@ -490,7 +494,8 @@ class Quiet:
 LEFT_OUT: dict[type, frozenset[str]] = {
     Loop: frozenset(
         "config options link reporter views disk clock id problem _clock _signals _selector _wake_r _wake_w _undertaker _heart"
-        " _hold_until _said _looks _next_look _deadline _pace allocation".split()
+        " _hold_until _said _looks _next_look _deadline _pace allocation"
+        " _tail_read _heeded".split()
     ),
     Ledger: frozenset(("workdir", "disk", "clock", "log", "segments", "_looked")),
     State: frozenset(("number", "config", "segments", "deps", "first_ready", "index", "lease_s", "heartbeat_s")),
@@ -702,7 +707,8 @@ class Explorer:
         for attempt in driver.plan.running.values():
             attempt.began = 0.0
         driver._hold_until = 0.0
-        like = self._number((driver.id, frozen(driver)))
+        unheeded = driver._heeded < driver.ledger.state.number
+        like = self._number((driver.id, unheeded, frozen(driver)))
         key = (like, driver.ledger.state.number)
         if key not in self._minds:
             self._minds[key] = Mind(driver, self._dump(driver), like)
@@ -928,7 +934,7 @@ class Explorer:
         behind = world.log.number - mind.number
         for count in range(1, behind + 1):
             yield do._replace(what=count)
-        if mind.lets_go and not behind:
+        if (mind.lets_go or mind.queue) and not behind:
             yield do
         for verb in [verb for verb, able in (("take", mind.wants), ("publish", mind.untold), ("leave", mind.finished)) if able]:
             yield from self._linking(world, do._replace(verb=verb))
@@ -1081,8 +1087,9 @@ class Explorer:
         if action.verb != "bury" or not self._hides(before, action):
             lost = old.finished - new.finished
             assert not lost, f"{set(lost)} had finished, by log and journals, and have not any more"
-        if action.verb == "start" and action.who in old.alive:
-            again = old.finished & after.mind(NAMES.index(action.who)).running.keys()
+        mind = after.minds[NAMES.index(action.who)] if action.verb == "start" else None
+        if mind is not None and action.who in old.alive:
+            again = old.finished & mind.running.keys()
             assert not again, f"{set(again)} had finished and are run again"
 
     def _hides(self, world: World, action: Action) -> bool:
@@ -1092,20 +1099,23 @@ class Explorer:
 
     def _check_end(self, world: World) -> None:
         """From here the farm can be finished, by farmers that do nothing but their work."""
+        way: list[Action] = []
         while (same := self._same(world)) not in self._ends_well:
             self._ends_well.add(same)
-            after = self._onward(world)
-            if after is None:
+            step = self._onward(world)
+            if step is None:
                 assert not self._knows(world).open, "the farm is not done, and nobody does anything about it"
                 return
-            world = after
+            way.append(step[0])
+            assert len(way) < MOST_STEPS, f"the farm comes to no end: {', '.join(map(str, way[-10:]))}, ..."
+            world = step[1]
 
-    def _onward(self, world: World) -> World | None:
+    def _onward(self, world: World) -> tuple[Action, World] | None:
         """Take the first step that leads on; None when nobody has anything to do."""
         for action in self._duties(world):
             after = self._step(world, action)
             if after != world and self._same(after) != self._same(world):
-                return after
+                return action, after
         return None
 
     def _duties(self, world: World) -> Iterator[Action]:
@@ -1113,10 +1123,12 @@ class Explorer:
         living = [place for place, mind in enumerate(world.minds) if mind is not None]
         for place in living:
             mind = world.mind(place)
-            do = Action(NAMES[place], "look", world.log.number - mind.number)
-            yield do
+            behind = world.log.number - mind.number
+            do = Action(NAMES[place], "look", behind)
+            if behind:
+                yield do
             yield from (do._replace(verb="end", what=t, status=-15 if why else 0) for t, why in mind.running.items())
-            for verb in ("start", "take", "publish"):
+            for verb in ("start", "take", "publish", "look"):
                 yield do._replace(verb=verb, what=0)
             yield Action(NAMES[place], "others", shown=self._all(world))
             if mind.finished:

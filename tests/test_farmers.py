@@ -129,7 +129,9 @@ def test_loops_of_one_guardian_are_one_farmer(farm: HandMade) -> None:
     other, wide = hosts_of(farmers_of(look(farm)))
     assert (wide.host, wide.farmers, wide.loops, wide.slots) == ("wide", 2, 4, 128)
     assert (other.host, other.farmers, other.loops, other.slots) == ("other", 1, 1, 2)
-    assert any(line.startswith("wide, 2 farmers, 4 loops  at work") for line in printed(farm))
+    assert any(line.startswith("wide, 2 farmers  at work") for line in printed(farm))
+    farm.join(host="one", guardian=5), farm.join(host="one", guardian=5)
+    assert any(line.startswith("one, 2 loops ") for line in printed(farm))
 
 
 def test_a_host_has_what_was_done_there_also_by_those_that_are_over(farm: HandMade) -> None:

@@ -21,12 +21,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def test_hosts_share_a_list_where_no_links_can_be_made(farm: SharedFarm) -> None:
     total = farm.site.system.many
-    farm.write(*["sleep 0.02"] * total)
+    farm.write(*["sleep 0.05"] * total)
     with pytest.raises(OSError, match="not"):
         os.link(farm.list, farm.list.with_name("another"))
-    go = farm.path / "go"
-    farmers = [farm.start_on(host, "-n", "2", after=go) for host in farm.hosts(2)]
-    go.touch()
+    a, b = farm.hosts(2)
+    farmers = [farm.start_on(a, "-n", "2")]
+    farm.wait_for_runs_on(a)
+    farmers.append(farm.start_on(b, "-n", "2"))
     all_done(farm, farmers, total)
     assert set(farm.attempts().values()) == {1}
     assert set(farm.runs_by_host()) == {"a", "b"}

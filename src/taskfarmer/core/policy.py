@@ -170,7 +170,7 @@ def to_watch(others: Sequence[str], is_silent: Callable[[str], bool]) -> list[st
     """Return whose heartbeats a farmer reads, of the living `others`, nearest first: who joined last before it, and so
     on, around.
 
-    A few, so that a thousand farmers do not read a million heartbeats; and two more for each of them that is silent,
+    A few, so that a thousand farmers do not read a million heartbeats; and three more for each of them that is silent,
     so that a whole rack of neighbours that died together does not hide the rest: with those that it reaches then it
     goes on the same way, thrice as far each time.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.entries import Body, Bury, News
 from ..core.policy import Silence, to_watch
-from ..core.state import State
+from ..core.state import Farmer, State
 from ..errors import WorkdirError
 from . import host
 from .clock import CLOCK, Clock
@@ -129,6 +129,11 @@ class Undertaker:
         """Whether a farmer has not been heard of for several heartbeats: it may well be dead, but nobody can know."""
         return self._silence.of(id) > 3 * self._heartbeat_s
 
+    def may_live(self) -> int:
+        """How many others are alive as far as can be told: neither silent nor, on this machine, seen to be gone."""
+        alive = self._ledger.state.alive()
+        return sum(farmer.id != self._me and not self.is_silent(farmer.id) and not _is_gone(farmer) for farmer in alive)
+
     def _bury(self, id: str, why: str, *, kill: bool) -> None:
         if kill and not host.kill_with_token(id):
             return  # something of it lives: only the lease can end that
@@ -154,3 +159,8 @@ class Undertaker:
             self._forgotten = max(old)
             self._snapshots = {number: seen for number, seen in self._snapshots.items() if number > self._forgotten}
             self._ledger.log.forget_before(self._forgotten)
+
+
+def _is_gone(farmer: Farmer) -> bool:
+    place = host.Place.from_json(farmer.host)
+    return place is not None and host.loop_is_gone(place)

@@ -82,7 +82,7 @@ def _host_row(host: HostSummary) -> list[str]:
     name = shortened(host.host or "unknown host", _WIDEST_HOST)
     if host.farmers > 1:
         name += f", {host.farmers} farmers"
-    if host.loops > host.farmers:
+    elif host.loops > 1:
         name += f", {host.loops} loops"
     over = host.standing in _OVER
     return [

@@ -46,7 +46,8 @@ class Execution:
 class Findings:
     """What was found. `again`: executions beyond the first of their task; `overlaps`: pairs at the same time; `late`:
     begun after the counted finish, by a farmer that was silent; `silent`: farmers that were buried for silence;
-    `unprovoked`: those of them that nobody had stopped; `problems`: where the contract did not hold.
+    `unprovoked`: those of them that nobody had stopped; `span_s`: from the first begin to the last end of an execution,
+    by the clock of one host; `problems`: where the contract did not hold.
     """
 
     tasks: int = 0
@@ -60,6 +61,7 @@ class Findings:
     silent: int = 0
     unprovoked: int = 0
     entries: int = 0
+    span_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +131,7 @@ class _Examiner:
         found.tasks, found.finished = total, state.status.count(FINISHED)
         found.executions = len(executions)
         found.again = len(executions) - len(self.by_task)
+        found.span_s = self._span_s(executions)
         found.farmers, found.entries = len(state.farmers), state.number
         found.buried = sum(farmer.ended == "buried" for farmer in state.farmers)
         for farmer in filter(_was_silent, state.farmers):
@@ -139,6 +142,14 @@ class _Examiner:
             self._say(f"not all {total} tasks are finished: {counts}")
         if damaged := sum(self._ledger.damaged.values()):
             self._say(f"{damaged} lines of journals cannot be read")
+
+    def _span_s(self, executions: list[Execution]) -> float:
+        spans: dict[Any, tuple[float, float]] = {}
+        for e in executions:
+            boot = self._farmers[e.token].host.get("boot") if e.token in self._farmers else None
+            first, last = spans.get(boot, (e.begin, e.begin))
+            spans[boot] = min(first, e.begin), max(last, e.end or e.begin)
+        return max((round(last - first, 2) for first, last in spans.values()), default=0.0)
 
     def ledger_agrees(self) -> None:
         """Each finished task has one finish that counts, and that one was run."""

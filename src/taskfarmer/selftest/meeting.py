@@ -64,8 +64,9 @@ class Words:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | (os.O_CREAT | os.O_EXCL if create else 0), 0o666)
 
     def say(self, *lines: Line) -> None:
-        """Append lines, in one write."""
+        """Append lines, in one write. NFS keeps what is not synced to itself while the file is open."""
         os.write(self._fd, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        os.fsync(self._fd)
 
     def close(self) -> None:
         """Close the file."""
