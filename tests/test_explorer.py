@@ -31,7 +31,7 @@ SMALL = {
     "two farmers share two tasks": Scenario(tasks=2),
     "three farmers and one task": Scenario(tasks=1, farmers=3),
     "one dies": Scenario(tasks=2, crash=1, old=False),
-    "both die, and one comes": Scenario(tasks=1, crash=2, join=1),
+    "one dies, and another comes": Scenario(tasks=1, crash=1, join=1, old=False),
     "one sleeps, is buried, and goes on": Scenario(tasks=1, silence=1, crash=1),
     "both are buried alive": Scenario(tasks=1, silence=2),
     "a task fails and is tried again": Scenario(tasks=1, fail=1, retries=1, crash=1),
@@ -42,10 +42,37 @@ SMALL = {
     "links are refused": Scenario(tasks=1, refused=1, crash=1),
     "a snapshot": Scenario(tasks=1, snapshot=1, crash=1),
     "one task waits for another": Scenario(tasks=2, after={1: (0,)}),
-    "an idle farmer asks for work": Scenario(tasks=3, farmers=1, join=1, seconds=1.0, ask=1),
+    "an idle farmer asks, and is given": Scenario(tasks=1, ask=1, unsure=1, old=False),
     "a farmer is stopped": Scenario(tasks=1, stop=1, unsure=1),
 }
-LARGE: dict[str, Scenario] = {}
+LARGE = {
+    "three farmers and two tasks": Scenario(tasks=2, farmers=3, old=False),
+    "two of three die": Scenario(tasks=1, farmers=3, crash=2),
+    "both die, and one comes": Scenario(tasks=1, crash=2, join=1),
+    "one of three is buried alive": Scenario(tasks=1, farmers=3, silence=1),
+    "one sleeps, two tasks": Scenario(tasks=2, silence=1),
+    "one sleeps, a task fails and is retried": Scenario(tasks=1, fail=1, retry=1, silence=1),
+    "one dies, a task fails and is retried": Scenario(tasks=2, fail=1, retry=1, crash=1, old=False),
+    "a task fails twice": Scenario(tasks=1, fail=2, retries=1, retry=1, crash=1),
+    "cancelled twice, retried twice": Scenario(tasks=1, cancel=2, retry=2),
+    "cancelled and retried, and one dies": Scenario(tasks=1, cancel=1, retry=1, crash=1),
+    "cancelled and retried, and one sleeps": Scenario(tasks=1, cancel=1, retry=1, silence=1),
+    "cancelled and retried, and nobody knows": Scenario(tasks=1, cancel=1, retry=1, unsure=1),
+    "a snapshot of what is cancelled and retried": Scenario(tasks=1, snapshot=1, cancel=1, retry=1),
+    "a snapshot, and one sleeps": Scenario(tasks=1, snapshot=1, silence=1),
+    "a snapshot of what failed": Scenario(tasks=2, snapshot=1, fail=1, old=False),
+    "nobody knows, twice": Scenario(tasks=1, unsure=2, crash=1),
+    "nobody knows, two tasks": Scenario(tasks=2, unsure=1),
+    "one task waits for another, and one dies": Scenario(tasks=2, after={1: (0,)}, crash=1),
+    "one task waits for another, and one sleeps": Scenario(tasks=2, after={1: (0,)}, silence=1, old=False),
+    "what is waited for is cancelled and retried": Scenario(tasks=2, after={1: (0,)}, cancel=1, retry=1, old=False),
+    "what is waited for fails and is retried": Scenario(tasks=2, after={1: (0,)}, fail=1, retry=1),
+    "two slots": Scenario(tasks=2, slots=2, crash=1),
+    "short tasks": Scenario(tasks=3, seconds=0.01, crash=1, old=False),
+    "an idle farmer asks, and is given, two tasks": Scenario(tasks=2, ask=1, unsure=1, old=False),
+    "a farmer that comes asks": Scenario(tasks=3, farmers=1, join=1, seconds=1.0, ask=1, old=False),
+    "a farmer is stopped, another dies": Scenario(tasks=2, stop=1, crash=1, old=False),
+}
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -16,7 +16,8 @@ import click
 from ..config import Config
 from ..farm.farmer import SOME_FAILED, UNKNOWN_OR_DAMAGED, WORK_LEFT, Result
 from .audience import audience_for
-from .run import Given, defaults, session_for
+from .given import Given
+from .run import defaults, session_for
 from .streams import leave
 from .types import MOST_SECONDS, MOST_SLOTS, Directory
 
