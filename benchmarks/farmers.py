@@ -7,8 +7,9 @@ Each farmer is a `taskfarmer run -n SLOTS` of its own, all started at once on on
 (`true`), 10 ms and 100 ms (`sleep`). Rates are from the prompt to the exit of the last farmer. Idle at the end is the
 time from a farmer's last end of a task to the last end of all, by the journals: the longest of any farmer, and the
 mean. CPU time is that of farmers and tasks together, which other work on the machine changes less than it changes
-rates. Metadata operations are system calls that name a file of the workdir (open, stat, link, rename, ...), counted by `strace` in a run of its own, with the log of tasks in packs, and without any. Exit status: 0, or 1 if a
-target was missed.
+rates. Metadata operations are system calls that name a file of the workdir (open, stat, link, rename, ...), counted by
+`strace` in a run of its own, with the log of tasks in packs, and without any. Exit status: 0, or 1 if a target was
+missed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nothing of the protocol is written down here a second time. What moves is the real thing: `Driver` with its `Plan` and
 `Undertaker`, over the real `Ledger`, `Log`, `Journal` and `State`. Replaced is only what touches the world: the disk
 (a log and journals in memory), the clock (which stands still), the processes of tasks (a dictionary). Some module
-names are patched for that while an exploration runs (`Stage.set`).
+names are patched for that while an exploration runs (`Stage.patch`).
 
 A *world* is a log, the journals, and the minds of the farmers that live. An *action* is one step of one farmer, of a
 command, or of fate: a crash, a burial of one who only slept, a reply that is lost. Actions do not overlap. Nothing is
@@ -11,8 +11,13 @@ lost by that: a farmer is one thread, it reads what the file system shows it, wh
 and its one way to be noticed by others, apart from its own journal, is the number that it links in the log.
 
 From the first world all actions are tried, breadth first, and each world that is new is checked (`Explorer.check`): so
-a violation comes with a shortest history. Whoever has the same mind before the same files does the same, so steps are
-remembered by that and not by world; minds are kept pickled, and compared by `frozen`.
+a violation comes with a shortest history. Worlds from which the same can come are visited once: it does not matter how
+long the log is, only what it comes to and what somebody has still to read of it. Whoever has the same mind before the
+same files does the same, so steps are remembered by that and not by world; minds are kept pickled, and compared by
+`frozen`.
+
+Not here, since other tests have it: torn lines, full disks, power loss, entries that a snapshot made superfluous and
+that are removed, file systems without links, `Doubts`, time-outs.
 """
 
 from __future__ import annotations
@@ -20,12 +25,11 @@ from __future__ import annotations
 import errno
 import io
 import itertools
-import json
 import os
 import pickle
 import signal
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -36,15 +40,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from taskfarmer.core.entries import Body, Bury, Cancel, Entry, Farm, News, Retry, Snapshot, Stop
+from taskfarmer.core.entries import Body, Cancel, Farm, News, Retry, Stop
 from taskfarmer.core.model import Task, TaskId, encode_task
 from taskfarmer.core.plan import Attempt, Plan
 from taskfarmer.core.policy import PATIENT_LOOKS, Rules, Silence
 from taskfarmer.core.records import Started
-from taskfarmer.core.resources import Resources, Share
-from taskfarmer.core.state import CANCELLED, FAILED, FINISHED, READY, TAKEN, UNKNOWN, WAITING, Farmer, State
+from taskfarmer.core.state import CANCELLED, FAILED, FINISHED, TAKEN, UNKNOWN, Farmer, State
 from taskfarmer.definitions import Definition
-from taskfarmer.errors import TaskfarmerError
 from taskfarmer.farm import driver as driver_module
 from taskfarmer.farm import journal as journal_module
 from taskfarmer.farm import ledger as ledger_module
@@ -91,7 +93,8 @@ class Scenario:
     The others say how often something may happen in one history: a farmer is killed (`crash`), or buried while it only
     slept, and goes on (`silence`); a task fails; people cancel, retry, stop a farmer; the answer to a link is `lost`;
     nor can be read who has the number (`unsure`); a link is `refused`; a snapshot; a farmer comes (`join`); an idle
-    one asks others to give back (`ask`). `old`: readers may see journals as they were some time ago.
+    one asks others to give back (`ask`). `old`: readers may see journals as they were some time ago; `behind`: by how
+    many entries of the log a farmer may be behind at most (it looks every second).
     """
 
     tasks: int = 1
@@ -101,6 +104,7 @@ class Scenario:
     seconds: float = 10.0
     retries: int = 0
     old: bool = True
+    behind: int = 8
     crash: int = 0
     silence: int = 0
     fail: int = 0
@@ -164,7 +168,10 @@ class Chain:
 class Mind:
     """A farmer's memory between two steps: the pickled driver, and what it could do next. Compared by identity."""
 
-    __slots__ = ("asked", "id", "like", "lets_go", "mode", "number", "others", "pickled", "queue", "running", "finished", "untold", "wants")  # fmt: skip
+    __slots__ = (
+        "asked", "finished", "id", "lets_go", "like", "mode", "number", "others", "pickled", "queue", "running",
+        "untold", "wants",
+    )  # fmt: skip
 
     def __init__(self, driver: Driver, pickled: bytes, like: int) -> None:
         plan, state = driver.plan, driver.ledger.state
@@ -493,14 +500,13 @@ class Quiet:
 
 LEFT_OUT: dict[type, frozenset[str]] = {
     Loop: frozenset(
-        "config options link reporter views disk clock id problem _clock _signals _selector _wake_r _wake_w _undertaker _heart"
-        " _hold_until _said _looks _next_look _deadline _pace allocation"
-        " _tail_read _heeded".split()
+        "config options link reporter views disk clock id problem allocation _clock _signals _selector _wake_r _wake_w"
+        " _undertaker _heart _hold_until _said _looks _next_look _deadline _pace _tail_read _heeded".split()
     ),
     Ledger: frozenset(("workdir", "disk", "clock", "log", "segments", "_looked")),
     State: frozenset(("number", "config", "segments", "deps", "first_ready", "index", "lease_s", "heartbeat_s")),
     Farmer: frozenset("id joined host last since until why takes finished failed unreadable".split()),
-    Plan: frozenset(("state", "rules", "_describe", "_is_special", "_next_timeout", "_recent", "_typical_s")),
+    Plan: frozenset(("state", "rules", "_describe", "_is_special", "_next_timeout", "_recent", "_ends", "_typical_s")),
     Attempt: frozenset(("task", "began", "kill_at")),
     Journal: frozenset(("_disk", "_fd", "unsynced", "problem")),
 }
@@ -610,7 +616,7 @@ class Explorer:
         ]
         self._segment = write_segment(workdir.tasks, lines, Disk(), relative=False)
         self.stage = Stage(workdir)
-        nothing = Definition("", "", "", {}, "", 0)
+        nothing = Definition("runner", "", "", {}, "", 0)
         rules = Rules(retries=scenario.retries, retry_delay_s=0.0)
         self._config = FarmConfig(tasklist="", handler=nothing, runner=nothing, cwd="", rules=rules)
         self._options = FarmerOptions(slots=scenario.slots)
@@ -666,7 +672,7 @@ class Explorer:
         try:
             for after in self._after(world, action):
                 same = self._same(after)
-                if same not in self._came_from:
+                if same not in self._came_from and self._is_near(after):
                     self._came_from[same] = (self._same(world), action)
                     self._check_step(world, after, action)
                     self._check(after)
@@ -674,6 +680,10 @@ class Explorer:
         except Exception as error:
             raise Broken(f"{self._history(world)}\n{action}\n-> {type(error).__name__}: {error}") from error
         return new
+
+    def _is_near(self, world: World) -> bool:
+        """Whether nobody is farther behind than may be: two that only give and take would go on for ever."""
+        return all(mind is None or world.log.number - mind.number <= self.scenario.behind for mind in world.minds)
 
     def _history(self, world: World) -> str:
         actions: list[str] = []
@@ -788,7 +798,9 @@ class Explorer:
         keys: list[Any] = [(action, world.log, world.journals, salt)]
         if mind is not None:
             new = world.log.since(mind.number)
-            shown = tuple(world.journals[NAMES.index(name)][mind.others.get(name, 0) : end] for name, end in action.shown)
+            shown = tuple(
+                world.journals[NAMES.index(name)][mind.others.get(name, 0) : end] for name, end in action.shown
+            )
             keys = [(mind, action, shown), (mind, action, shown, new, salt), (mind, *keys[0])]
         for key in keys:
             if key in self._steps:
@@ -848,7 +860,9 @@ class Explorer:
             if action.verb == "stop":
                 return Stop(mode="now", farmers=[NAMES[task]]), ()
             if action.verb == "cancel":
-                return (Cancel(ids=str(task)), news) if state.status[task] not in (FINISHED, FAILED, CANCELLED) else None
+                return (
+                    (Cancel(ids=str(task)), news) if state.status[task] not in (FINISHED, FAILED, CANCELLED) else None
+                )
             return (Retry(ids=str(task)), news) if state.status[task] in (FAILED, CANCELLED, UNKNOWN) else None
 
         ledger.append(make)
@@ -936,7 +950,9 @@ class Explorer:
             yield do._replace(what=count)
         if (mind.lets_go or mind.queue) and not behind:
             yield do
-        for verb in [verb for verb, able in (("take", mind.wants), ("publish", mind.untold), ("leave", mind.finished)) if able]:
+        for verb in [
+            verb for verb, able in (("take", mind.wants), ("publish", mind.untold), ("leave", mind.finished)) if able
+        ]:
             yield from self._linking(world, do._replace(verb=verb))
         if mind.mode == "work":
             yield do._replace(verb="start")
@@ -1037,16 +1053,16 @@ class Explorer:
             said = agreed(ledgers[0].state)
             _must_be_same(said, agreed(ledgers[1].state), "whoever began with the snapshot")
             state = ledgers[0].state
-            self._check_state(state, world.journals)
+            self._check_state(state)
             alive = frozenset(farmer.id for farmer in state.alive())
             self._known[key] = Known(said, _finished(state), alive, state.open_tasks())
         return self._known[key]
 
-    def _check_state(self, state: State, journals: tuple[bytes, ...]) -> None:
+    def _check_state(self, state: State) -> None:
         assert sum(state.counts().values()) == self.scenario.tasks == len(state), "the counts do not add up"
         assert sum(farmer.finished for farmer in state.farmers) == len(_finished(state)), "a finish is counted twice"
         started: set[tuple[int, int]] = set()
-        for farmer, journal in zip(state.farmers, journals, strict=False):
+        for farmer in state.farmers:
             for record in read_tail(self.stage.workdir.journals / farmer.id, 0, farmer.seen, disk=self.stage).records:
                 if isinstance(record, Started):
                     attempt = (record.id, record.attempt)

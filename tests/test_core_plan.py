@@ -435,6 +435,30 @@ def test_what_was_taken_without_an_answer_is_adopted() -> None:
     assert list(loop.plan.queue) == [2, 3], "once"
 
 
+def test_what_was_given_back_and_taken_again_is_adopted_once() -> None:
+    loop = Loop(2)
+    loop.fold.take("me", "0-1")
+    loop.fold.append(Report(), News(of="me", length=0, back="0-1"), by="me")
+    loop.fold.take("me", "0-1")
+    loop.plan.adopt()
+    assert list(loop.plan.queue) == [0, 1]
+
+
+def test_who_has_tasks_waiting_does_not_take_while_another_has_empty_slots() -> None:
+    loop = Loop(8, resources=Resources(1))
+    loop.fold.join("other")
+    loop.take()
+    loop.start()
+    loop.fold.take("me", "1")
+    loop.plan.took([1])
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.wants() == []
+    loop.plan.queue.clear()
+    assert loop.plan.wants() == [], "its slot is busy"
+    loop.end(0)
+    assert loop.plan.wants()[0] == 2, "with nothing waiting it may"
+
+
 # -- what others decide ------------------------------------------------------------------------------------------------
 
 
@@ -522,6 +546,15 @@ def test_a_farmer_leaves_when_only_blocked_tasks_are_left() -> None:
     loop.end(0, 1)
     assert loop.fold.names() == ["failed", "blocked"]
     assert loop.plan.finished()
+
+
+def test_short_tasks_are_no_faster_than_the_loop_ends_them() -> None:
+    loop = Loop(1000, resources=Resources(1))
+    for number in range(200):
+        loop.take()
+        (id,) = loop.start(now=number * 0.01)
+        loop.end(id, now=number * 0.01 + 0.001)
+    assert loop.plan.rate == pytest.approx(100.0, rel=0.05), "not the 1000 that a task of a millisecond promises"
 
 
 def test_the_mean_of_recent_tasks_is_what_counts() -> None:

@@ -31,20 +31,21 @@ SMALL = {
     "two farmers share two tasks": Scenario(tasks=2),
     "three farmers and one task": Scenario(tasks=1, farmers=3),
     "one dies": Scenario(tasks=2, crash=1, old=False),
-    "one dies, and another comes": Scenario(tasks=1, crash=1, join=1, old=False),
+    "one dies, and another comes": Scenario(tasks=1, farmers=1, crash=1, join=1),
     "one sleeps, is buried, and goes on": Scenario(tasks=1, silence=1, crash=1),
     "both are buried alive": Scenario(tasks=1, silence=2),
     "a task fails and is tried again": Scenario(tasks=1, fail=1, retries=1, crash=1),
-    "a failed task is retried": Scenario(tasks=1, fail=1, retry=1),
-    "a task is cancelled, and retried at any moment": Scenario(tasks=1, cancel=1, retry=1),
+    "a failed task is retried": Scenario(tasks=1, fail=1, retry=1, old=False),
+    "a task is cancelled, and retried at any moment": Scenario(tasks=1, cancel=1, retry=1, old=False),
     "answers are lost": Scenario(tasks=1, lost=1, crash=1),
     "nobody knows who has the number": Scenario(tasks=1, unsure=1, crash=1),
     "links are refused": Scenario(tasks=1, refused=1, crash=1),
     "a snapshot": Scenario(tasks=1, snapshot=1, crash=1),
     "one task waits for another": Scenario(tasks=2, after={1: (0,)}),
-    "an idle farmer asks, and is given": Scenario(tasks=1, ask=1, unsure=1, old=False),
+    "what is given back, and nobody knows": Scenario(tasks=1, ask=1, unsure=1, old=False, behind=2),
     "a farmer is stopped": Scenario(tasks=1, stop=1, unsure=1),
 }
+MOST_WORLDS = 100_000
 LARGE = {
     "three farmers and two tasks": Scenario(tasks=2, farmers=3, old=False),
     "two of three die": Scenario(tasks=1, farmers=3, crash=2),
@@ -69,6 +70,8 @@ LARGE = {
     "what is waited for fails and is retried": Scenario(tasks=2, after={1: (0,)}, fail=1, retry=1),
     "two slots": Scenario(tasks=2, slots=2, crash=1),
     "short tasks": Scenario(tasks=3, seconds=0.01, crash=1, old=False),
+    "one dies, and another comes to the other": Scenario(tasks=1, crash=1, join=1, old=False),
+    "what is given back, and nobody knows, for longer": Scenario(tasks=1, ask=1, unsure=1, old=False),
     "an idle farmer asks, and is given, two tasks": Scenario(tasks=2, ask=1, unsure=1, old=False),
     "a farmer that comes asks": Scenario(tasks=3, farmers=1, join=1, seconds=1.0, ask=1, old=False),
     "a farmer is stopped, another dies": Scenario(tasks=2, stop=1, crash=1, old=False),
@@ -83,9 +86,10 @@ def test_every_history_of_a_small_farm_keeps_the_contract(tmp_path: Path, name: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", LARGE)
-def test_every_history_of_a_larger_farm_keeps_the_contract(tmp_path: Path, name: str) -> None:
-    """The same, with more of what may happen."""
-    assert explore(tmp_path, LARGE[name]).complete
+def test_the_shortest_histories_of_a_larger_farm_keep_the_contract(tmp_path: Path, name: str) -> None:
+    """The same with more of what may happen; where there is no end to it, the shortest histories."""
+    report = explore(tmp_path, LARGE[name], most=MOST_WORLDS)
+    assert report.complete or report.worlds >= MOST_WORLDS
 
 
 # -- the explorer finds what is wrong ----------------------------------------------------------------------------------

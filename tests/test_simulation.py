@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from taskfarmer.core.entries import Bury
-from taskfarmer.core.policy import WATCHED
+from taskfarmer.core.entries import Bury, Snapshot
 from taskfarmer.farm.ledger import Ledger
 from tests.farms import counted_finishes
 from tests.simulation import LOCAL, NFS, Figures, FileSystem, Killed, Simulation, World, figures
@@ -76,8 +76,14 @@ def test_the_load_on_the_directory_grows_with_the_farmers_not_with_their_square(
     assert rate(many) <= 4 * 1.5 * rate(few)
     for kind in ("read alive", "stat journal"):
         looks = many.whole_s / 5.0 + 2
-        assert many.by_kind[kind] <= FARMERS * WATCHED * looks
+        assert many.by_kind[kind] <= FARMERS * 4 * looks, "nobody watches more than four that live"
     assert many.entries <= 4 * 1.5 * few.entries
+
+
+def test_of_many_that_join_in_one_moment_most_do_not_try_again_and_again(tmp_path: Path) -> None:
+    farmers = 60
+    seen = run(tmp_path / "farm", farmers, farmers, lambda _task: 30.0, NFS)
+    assert seen.lost_races <= 14 * seen.entries, "of rivals without a pause each would lose to all the others"
 
 
 def rate(seen: Figures) -> float:
@@ -123,6 +129,22 @@ def test_of_all_but_one_that_die_the_last_buries_all(tmp_path: Path) -> None:
         simulation.kill(number, at=7.0)
     simulation.run()
     check(simulation)
+
+
+def test_a_farm_that_never_rests_removes_old_entries(tmp_path: Path) -> None:
+    """Two leases after a snapshot, even if there is a later one by then, as long as the farm is at work."""
+    lease_s = 15.0
+    simulation = Simulation(tmp_path, 10 * 1000, short, lease_s=lease_s, heartbeat_s=1.0)
+    for number in range(10):
+        simulation.farmer(number)
+    simulation.run()
+    check(simulation)
+    made = [at for at, entry in simulation.trace.entries if isinstance(entry.body, Snapshot)]
+    assert len(made) >= 3
+    assert max(later - earlier for earlier, later in pairwise(made)) < 2 * lease_s, "the farm is busy enough"
+    removed = simulation.trace.kinds["remove log"]
+    assert removed >= 200
+    assert removed + len(list(simulation.workdir.log.iterdir())) == len(simulation.trace.entries), "each once, by one"
 
 
 # -- the simulation itself ---------------------------------------------------------------------------------------------

@@ -269,7 +269,7 @@ def export(workdir: Path, kind: str, table: str, target: Path | None, as_json: b
               help="Write it there instead of into the workdir.")  # fmt: skip
 @json_option
 def timeline(workdir: Path, target: Path | None, as_json: bool) -> None:
-    """Write the timeline of the farm in WORKDIR: each attempt as a slice, for Perfetto or chrome://tracing."""
+    """Write the timeline of the farm in WORKDIR: each attempt as a slice, for Perfetto (or chrome://tracing)."""
     from ..farm.views import refresh_views
     from ..monitor.tracing import write_timeline
 
@@ -286,4 +286,4 @@ def timeline(workdir: Path, target: Path | None, as_json: bool) -> None:
             print_json("timeline", workdir=str(ledger.workdir.path), file=str(path), exact=exact)
             return
         say(f"{path}" + ("" if exact else " (some seconds old: farmers that are at work keep it up to date)"))
-        say("open it at https://ui.perfetto.dev or in chrome://tracing; nothing is uploaded")
+        say("open it at https://ui.perfetto.dev; nothing is uploaded")

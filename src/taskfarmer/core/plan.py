@@ -25,6 +25,8 @@ LATE_LOOK = 1000
 """Among how many that are free to take, and cannot end in time, one is looked for that can."""
 RECENT = 100
 """Attempts of which the typical duration is taken."""
+ENDS = 64
+"""Ends of attempts of which the rate is taken."""
 PATIENCE = 50
 """How many tasks may overtake one that does not fit; then it has the next free slots, so that it is not starved."""
 
@@ -82,6 +84,7 @@ class Plan:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._typical_s: float | None = 0.0
         self._seconds = 0.0
+        self._ends: deque[float] = deque(maxlen=ENDS)
         self._overtaken = 0
         self._next_timeout = float("inf")
 
@@ -89,8 +92,16 @@ class Plan:
 
     @property
     def rate(self) -> float:
-        """Tasks that all slots together end in a second, by the mean of recent ones; 0 before the first."""
-        return self.resources.slots / self._seconds if self._seconds else 0.0
+        """Tasks that all slots together end in a second, by the mean of recent ones; 0 before the first.
+
+        At most what they did end lately: very short tasks wait for the loop, or for a CPU that others use.
+        """
+        if not self._seconds:
+            return 0.0
+        possible = self.resources.slots / self._seconds
+        if len(self._ends) < ENDS or self._ends[-1] <= self._ends[0]:
+            return possible
+        return min(possible, (len(self._ends) - 1) / (self._ends[-1] - self._ends[0]))
 
     def wants(self) -> list[int]:
         """Return the tasks to take now, in order; mostly none."""
@@ -100,6 +111,9 @@ class Plan:
         free = self.resources.free
         if len(self.queue) >= max(free, 1) and self.rate * policy.AHEAD_S / 4 < len(self.queue):
             return []
+        me = self.state.farmers[self.number - 1]
+        if self.queue and any(farmer.want for farmer in alive if farmer is not me):
+            return []  # who has empty slots comes first: or we took at once what we gave back for it
         count = policy.take_size(
             slots=self.resources.slots,
             free=free,
@@ -141,12 +155,14 @@ class Plan:
         What was cancelled in the next moment is not ours any more.
         """
         if self.mode == "work":
+            if not self.queue and not self.running:
+                self._ends.clear()  # there was nothing to do: that says nothing of how fast it can be done
             self.queue.extend(filter(self._is_ours, ids))
 
     def adopt(self) -> None:
         """Queue what is ours without our knowledge: an entry of ours was added, and the answer was lost."""
         known = {*self.queue, *self.running, *(task for _, task in self.delayed)}
-        self.took([task for task in self.state.held_by(self.number) if task not in known])
+        self.took(sorted({*self.state.held_by(self.number)} - known))
 
     def gives_back(self, chance: float = 0.0) -> list[int]:
         """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`."""
@@ -266,6 +282,7 @@ class Plan:
         self.resources.give(attempt.share)
         duration = max(now - attempt.began, 1e-6)
         if not attempt.reason:
+            self._ends.append(now)
             self._seconds = duration if not self._seconds else 0.95 * self._seconds + 0.05 * duration
         outcome = self._outcome(attempt, status)
         if outcome == "ok":

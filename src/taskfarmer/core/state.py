@@ -381,6 +381,8 @@ class State:
             for task, attempt, start, slot in news.running:
                 self._runs(number, task, Running(number, attempt, start, slot))
         if own:
+            if number in self.letting_go and news.length < farmer.seen:
+                self.stale = True  # what its tail says beyond may be of a later take
             self._let_go(number, still={task for task, *_ in news.running})
 
     def _hear_tries(self, number: int, news: News) -> None:

@@ -473,6 +473,8 @@ class Driver:
             return False
         if self._unsure and not self._settle():
             return False
+        if self._is_out_of_date():
+            return False
         while (attempt := self.plan.next_start(now)) is not None:
             self._announced.append(attempt)
             record = Started(attempt.id, attempt.number, attempt.share.slots[0], self.clock.wall())
@@ -481,11 +483,19 @@ class Driver:
         if not self._announced or not self._write():
             return False
         while self._announced:
-            if not self._launch(self._announced[0]):
+            if self._is_out_of_date() or not self._launch(self._announced[0]):
                 self._take_back(self._announced)
             else:
                 del self._announced[0]
         return True
+
+    def _is_out_of_date(self) -> bool:
+        """Whether we may start nothing, since others may have taken us for dead after we looked: we slept, were stopped,
+        or hung in a call to the file server.
+        """
+        if self.clock.boottime() - self.ledger.looked > self.config.lease_s / 2:
+            self._look_at_log()
+        return self.plan.mode != "work" or self.clock.boottime() - self.ledger.looked > self.config.lease_s / 2
 
     def _take_back(self, attempts: list[Attempt]) -> None:
         """What was announced is not started: the machine cannot, or we were told to stop."""
@@ -601,7 +611,8 @@ class Driver:
         if self._heart.unconfirmed_s() > self.config.lease_s / 2 and self.plan.mode != "stop":
             self._stop("no heartbeat could be confirmed for half of the lease")
         self._undertaker.watch()
-        self._undertaker.forget_old_entries()
+        if self._undertaker.is_first():
+            self._undertaker.forget_old_entries()
         if self.ledger.state.number > self._heeded:  # a burial reads what others wrote meanwhile
             self._heed()
 
@@ -616,7 +627,8 @@ class Driver:
 
     def _telling_every_s(self) -> float:
         state = self.ledger.state
-        return telling_every_s(len(state.alive()), awaited=bool(len(state.deps)))
+        every_s = telling_every_s(len(state.alive()), awaited=bool(len(state.deps)))
+        return every_s * (0.75 + chance() / 2)  # farmers that joined in one moment tell it one after the other
 
     def _publish(self) -> None:
         """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""
@@ -625,17 +637,8 @@ class Driver:
 
     def _show(self) -> None:
         self.reporter.progress(self.ledger.state, self.plan.rate)
-        if self._keeps_views() and self.views.due(self._clock()):
+        if self._undertaker.is_first() and self.views.due(self._clock()):
             self._update_views(VIEWS_S)
-
-    def _keeps_views(self) -> bool:
-        """Whether this farmer is the one that keeps the views: the first of those that are heard of."""
-        for farmer in self.ledger.state.alive():
-            if farmer.id == self.id:
-                return True
-            if not self._undertaker.is_silent(farmer.id):
-                return False
-        return False
 
     def _update_views(self, budget_s: float) -> None:
         self.views.update(self.id, budget_s=budget_s)

@@ -10,6 +10,7 @@ A short write (full disk) is continued where it stopped, so that it leaves no da
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,8 +61,9 @@ class Journal:
             self.unsynced = False
 
     def close(self) -> None:
-        """Close the file; what is pending is lost."""
-        os.close(self._fd)
+        """Close the file; what is pending is lost. What network file systems have to say by now, `sync` has heard."""
+        with suppress(OSError):
+            os.close(self._fd)
 
 
 _DISK = Disk()

@@ -39,7 +39,8 @@ class Ledger:
         self.segments = Segments(workdir.tasks)
         self.state = State()
         self.snapshot_at = 0
-        self._looked = 0.0
+        self.looked = 0.0
+        """When it was last begun to read the log and could be, by a clock that runs while the machine sleeps."""
         self.damaged: dict[str, int] = {}
 
     @classmethod
@@ -76,8 +77,9 @@ class Ledger:
         Raises:
             Damaged: one cannot be read, or is missing.
         """
+        began = self.clock.boottime()
         known, last = self.state.number, self.log.last()
-        self._looked = self.clock.boottime()
+        self.looked = began
         if last <= known:
             return 0
         if known == 0:
@@ -215,7 +217,7 @@ class Ledger:
             raise WorkdirError(f"{what}: {error.strerror}", hint="is the file server at work?") from error
 
     def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None], by: str) -> Entry | None:
-        if self.clock.boottime() - self._looked > self.state.lease_s / 2:
+        if self.clock.boottime() - self.looked > self.state.lease_s / 2:
             self.refresh()  # entries that a sleeper has missed may be gone, and their numbers look free
         attempt = _Attempt(self)
         try:

@@ -129,6 +129,15 @@ class Undertaker:
         """Whether a farmer has not been heard of for several heartbeats: it may well be dead, but nobody can know."""
         return self._silence.of(id) > 3 * self._heartbeat_s
 
+    def is_first(self) -> bool:
+        """Whether this farmer is the first of those that are heard of: what one must do for all is its to do."""
+        for farmer in self._ledger.state.alive():
+            if farmer.id == self._me:
+                return True
+            if not self.is_silent(farmer.id):
+                return False
+        return False
+
     def may_live(self) -> int:
         """How many others are alive as far as can be told: neither silent nor, on this machine, seen to be gone."""
         alive = self._ledger.state.alive()
@@ -150,7 +159,7 @@ class Undertaker:
                 self._ledger.disk.remove(str(self._ledger.workdir.alive / id))
 
     def forget_old_entries(self) -> None:
-        """Remove what a snapshot replaced, once every reader has had two leases to see the snapshot."""
+        """Remove what a snapshot replaced, once every reader has had two leases to see it, whatever came later."""
         now, at = self._now(), self._ledger.snapshot_at
         if at > self._forgotten:
             self._snapshots.setdefault(at, now)

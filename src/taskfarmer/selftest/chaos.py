@@ -317,7 +317,7 @@ class Troop:
         if status == 0:
             self._done = True
             self._calm_at = min(self._calm_at, time.monotonic())
-        elif (status == 1 and not life.killed) or (status in (2, 4) and not self._troubled):
+        elif (status in (1, 4) and not life.killed) or (status == 2 and not self._troubled):
             self.outcome.problems.append(f"a farmer ended with status {status}: {said[-500:].strip()}")
             self._done = self._done or self.outcome.ends[str(status)] > 20
         if not self._done:

@@ -324,6 +324,7 @@ class Suite:
         found = contract.examine(ground.workdir, ground.notes, tasks)
         found.problems += [problem for outcome in outcomes for problem in outcome.problems]
         rate = tasks / max(found.span_s, 0.01)
+        self._conductor.keep = self._conductor.keep or bool(found.problems)
         whole_s = max(outcome.seconds for outcome in outcomes)
         text = f"{tasks} tasks by {found.farmers} farmers: {_held(found)}; {rate:.0f} tasks/s, {_span(whole_s)} in all"
         figures = {"tasks_per_s": round(rate, 1), "seconds": round(whole_s, 2), **found.to_json()}

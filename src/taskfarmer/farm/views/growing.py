@@ -74,8 +74,8 @@ class Growing:
     def forget(self) -> None:
         """Begin anew, with nothing; what stands there stays until `publish`."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            with suppress(OSError):
+                self._close()
         with suppress(OSError):
             os.unlink(self._beside)
         self._buffer.clear()
@@ -112,8 +112,12 @@ class Growing:
             if not (self._in_place and self.known):
                 self._appear()
         finally:
-            os.close(self._fd)
-            self._fd = -1
+            self._close()
+
+    def _close(self) -> None:
+        # Network file systems report errors of writing here. The number is another file's next, whatever they say.
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     @property
     def _beside(self) -> str:
