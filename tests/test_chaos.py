@@ -85,6 +85,18 @@ def test_clocks_that_are_wrong_by_hours(tmp_path: Path, seed: int) -> None:
     run(ground_of(tmp_path), plan, 300)
 
 
+@SHORT
+def test_tasks_that_the_farm_gave_up_are_done_again(tmp_path: Path, seed: int) -> None:
+    ground, tasks = ground_of(tmp_path), 100
+    ground.prepare([0.3] * tasks)
+    plan = Plan(farmers=2, lease_s=2.0, seed=seed, strikes=("task",), seconds=10.0, options=("--retries", "0"))
+    outcome = Troop(ground, plan).run()
+    assert outcome.problems == []
+    assert outcome.strikes["task"] > 0
+    assert outcome.ends["1"] > 0
+    assert examine(ground.workdir, ground.notes, tasks).problems == []
+
+
 # -- troubles of the directory -----------------------------------------------------------------------------------------
 
 
@@ -187,4 +199,3 @@ def test_eight_hosts_and_twenty_thousand_tasks(tmp_path: Path, seed: int) -> Non
     outcome, found = run(ground_of(tmp_path), plan, 20_000)
     assert outcome.strikes.keys() >= set(STRIKES)
     assert found.silent > 0
-    assert found.unprovoked == 0

@@ -109,7 +109,14 @@ def test_towards_the_end_a_farmer_takes_half_of_its_share(s: dict[str, Any]) -> 
     size = size_in(s)
     if s["farmers"] > 1:
         half = math.ceil(s["ready"] * s["slots"] / s["all_slots"] / 2)
-        assert size <= max(half, s["free"] - s["queued"], math.ceil(s["rate"] * least_worth_s(s["farmers"])))
+        worth = max(math.ceil(s["rate"] * least_worth_s(s["farmers"])), min(100, int(s["rate"])))
+        assert size <= max(half, s["free"] - s["queued"], worth)
+
+
+def test_a_hundred_short_tasks_are_worth_an_entry_up_to_the_end() -> None:
+    """Issue: at most one metadata operation per 100 short tasks."""
+    assert take_size(slots=2, free=2, queued=0, rate=130.0, ready=500, all_slots=16, farmers=8) == 100
+    assert take_size(slots=2, free=2, queued=0, rate=20.0, ready=100, all_slots=16, farmers=8) == 20
 
 
 def test_who_is_alone_takes_all_that_remains() -> None:

@@ -23,14 +23,13 @@ class HostFarmer(Farmer):
 
     host: Host
     errors: Path
+    """Where its standard error is seen: not through its own client, which may be dead or cut off."""
 
     def wait(self, limit_s: float = LIMIT_S) -> Done:
         """Wait until it has ended."""
         end = super().wait(limit_s)
-        try:
-            return Done(end.status, end.out, end.err + self.host.path(self.errors).read_text())
-        except OSError:  # its host was killed
-            return end
+        said = self.errors.read_text() if self.errors.exists() else ""
+        return Done(end.status, end.out, end.err + said)
 
     def guardian(self) -> int:
         """Return the process id of the guardian, as soon as there is one."""
@@ -104,7 +103,7 @@ class SharedFarm(Farm):
             env={**self.env, "ON": host.name},
             streams=self.path / "streams",
         )
-        farmer.host, farmer.errors = host, self.there / errors
+        farmer.host, farmer.errors = host, self.site.seen(self.there / errors)
         self.all.append(farmer)
         return farmer
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.farms import kill, wait_for
 from tests.hosts.shared import SharedFarm
 from tests.hosts.test_hosts import CUT_OFF, all_done, ends_of
 
+pytestmark = pytest.mark.timeout(600)
 CLIENTS = ("mfsmount", "sshfs")
 
 

@@ -12,6 +12,8 @@ from tests.hosts.conftest import site_of
 from tests.hosts.shared import SharedFarm
 from tests.hosts.test_hosts import all_done
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

@@ -11,6 +11,8 @@ AHEAD_S = 1.5
 """Seconds of work that a farmer takes at once when tasks are short (design: about one to two)."""
 LEAST_S = 0.25
 """Seconds of work below which two farmers do not share with others; many share less finely (`least_worth_s`)."""
+WORTH_TASKS = 100
+"""Tasks that are worth an entry of the log, or as many as end in a second."""
 ENTRIES_PER_S = 50.0
 """Most entries that all farmers together add to a log in a second while there is enough to take."""
 ENDING_ENTRIES_PER_S = 200.0
@@ -89,7 +91,7 @@ def take_size(*, slots: int, free: int, queued: int, rate: float, ready: int, al
     if queued > max(free - 1, want / 4):
         return 0
     share = ready if farmers <= 1 else int(ready * slots / all_slots / 2)
-    least = max(free - queued, int(rate * least_worth_s(farmers)))
+    least = max(free - queued, int(rate * least_worth_s(farmers)), min(WORTH_TASKS, int(rate)))
     return max(0, min(want - queued, max(share, least), ready))
 
 

@@ -5,7 +5,7 @@ One place, so that a test can count them and end a process at any of them (`TASK
     TASKFARMER_FAULT=loop@17        SIGKILL to the loop just before its 17th operation
     TASKFARMER_FAULT=guardian@17    to its parent
     TASKFARMER_FAULT=both@17        to both
-    TASKFARMER_FAULT=count@PATH     no fault; a line per operation is appended to PATH
+    TASKFARMER_FAULT=count@PATH     no fault; a line per operation, looks included, is appended to PATH
 
 "Just before operation n + 1" is also "just after operation n", so counting up visits every gap.
 """
@@ -25,8 +25,9 @@ Hook = Callable[[str, str], None]
 class Disk:
     """The operations, each a system call or two. Errors are the operating system's (`OSError`)."""
 
-    def __init__(self, hook: Hook | None = None) -> None:
+    def __init__(self, hook: Hook | None = None, looks: Hook | None = None) -> None:
         self._hook = hook
+        self._looks = looks
 
     def about_to(self, operation: str, what: str = "") -> None:
         """Say what comes next; a test may end the process here."""
@@ -95,10 +96,14 @@ class Disk:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
-    # Looking changes nothing, so that there is nothing to end a process at; it is here to be counted all the same.
+    def about_to_look(self, operation: str, what: str) -> None:
+        """Say what is looked at next: to be counted; that changes nothing, so there is no use in ending a process."""
+        if self._looks is not None:
+            self._looks(operation, what)
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return what stands in a file from byte `start` on, up to `end` (None: to its end)."""
+        self.about_to_look("read", path)
         with open(path, "rb") as file:
             if start:
                 file.seek(start)
@@ -106,10 +111,12 @@ class Disk:
 
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, in no order."""
+        self.about_to_look("list", path)
         return os.listdir(path)
 
     def size(self, path: str) -> int:
         """Return the length of a file in bytes."""
+        self.about_to_look("stat", path)
         return os.stat(path).st_size
 
     def put(self, path: str, data: bytes, *, sync: bool = True) -> None:
@@ -152,7 +159,8 @@ def disk_for(fault: str) -> Disk:
         return Disk()
     what, _, where = fault.partition("@")
     if what == "count":
-        return Disk(_counter(where))
+        counter = _counter(where)
+        return Disk(counter, counter)
     if what not in ("loop", "guardian", "both") or not where.isdigit():
         raise InputError(f"TASKFARMER_FAULT={fault!r} is no fault", hint="unset it: it is for tests")
     return Disk(_killer(what, int(where)))

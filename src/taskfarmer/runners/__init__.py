@@ -1,7 +1,49 @@
 """Runners: how a task is executed. The names here are the ones that INI files and users' classes refer to."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from taskfarmer.runners.base import Command, Job, Runner, is_declarative
 from taskfarmer.runners.basic import BasicRunner
 from taskfarmer.runners.shifter import ShifterRunner
 
-__all__ = ["BasicRunner", "Command", "Job", "Runner", "ShifterRunner", "is_declarative"]
+if TYPE_CHECKING:
+    from taskfarmer.runners.apptainer import ApptainerRunner
+    from taskfarmer.runners.environment import EnvironmentRunner
+    from taskfarmer.runners.mounts import Mount
+    from taskfarmer.runners.podman import DockerRunner, PodmanRunner
+    from taskfarmer.runners.slurmstep import SlurmStepRunner
+
+__all__ = [
+    "ApptainerRunner",
+    "BasicRunner",
+    "Command",
+    "DockerRunner",
+    "EnvironmentRunner",
+    "Job",
+    "Mount",
+    "PodmanRunner",
+    "Runner",
+    "ShifterRunner",
+    "SlurmStepRunner",
+    "is_declarative",
+]
+
+_LATER = {
+    "ApptainerRunner": "apptainer",
+    "DockerRunner": "podman",
+    "EnvironmentRunner": "environment",
+    "Mount": "mounts",
+    "PodmanRunner": "podman",
+    "SlurmStepRunner": "slurmstep",
+}
+"""Imported when they are asked for: most farms need none of them, and every start would pay."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

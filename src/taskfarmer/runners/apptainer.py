@@ -1,0 +1,110 @@
+"""Tasks inside containers of Apptainer, or of Singularity, its elder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from taskfarmer.errors import InputError
+from taskfarmer.runners.base import Command, Job, Runner
+from taskfarmer.runners.containers import ContainerRunner, Inside, own_status
+from taskfarmer.runners.mounts import Mount, fields
+from taskfarmer.runners.wrapping import flag
+
+
+class ApptainerRunner(ContainerRunner):
+    """Runs `apptainer exec --pid [--cleanenv] [--nv] [--pwd DIR] [--bind MOUNT]... [OPTION]... IMAGE TASK`.
+
+    `image` is a file, a directory, or a name with `://`; `program` is Apptainer's or Singularity's (empty: the one that
+    is there). The others are those of every container runner.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        binds: str | Iterable[Mount] = "",
+        cleanenv: bool | str = False,
+        pwd: str = "",
+        nv: bool | str = False,
+        options: str = "",
+        setup: str = "",
+        shell: str = "sh",
+        env: str = "",
+        tempdir: bool | str = False,
+        stageout: str = "",
+        destination: str = "",
+        program: str = "",
+        inner: Runner | str | None = None,
+        **inner_arguments: Any,
+    ) -> None:
+        super().__init__(
+            image if "://" in image or not image else os.path.abspath(image),
+            mounts=binds,
+            setup=setup,
+            shell=shell,
+            env=env,
+            workdir=pwd,
+            tempdir=tempdir,
+            stageout=stageout,
+            destination=destination,
+            options=options,
+            inner=inner,
+            inner_arguments=inner_arguments,
+        )
+        self.program = program or ("apptainer" if shutil.which("apptainer") else "singularity")
+        if not program and self.program == "singularity" and not shutil.which("singularity"):
+            self.program = "apptainer"  # of the two that are missing, the one to install
+        self.cleanenv = flag(cleanenv, "cleanenv")
+        self.nv = flag(nv, "nv")
+
+    def check_image(self) -> None:
+        """Raise InputError if the image is a path where nothing is."""
+        if "://" not in self.image and not os.path.exists(self.image):
+            raise InputError(f"image {self.image}: no such file or directory")
+
+    def client(self, inside: Inside) -> tuple[str, ...]:
+        """Return the call of `apptainer exec`; a namespace of processes of its own makes that it ends as one."""
+        return (
+            *(self.program, "--quiet", "exec", "--pid"),
+            *(("--cleanenv",) if self.cleanenv else ()),
+            *(("--nv",) if self.nv else ()),
+            *((f"--pwd={inside.cwd}",) if inside.cwd else ()),
+            *(_bind(mount) for mount in inside.mounts),
+            *self.options,
+            *(self.image, *inside.argv),
+        )
+
+    def exports(self, names: Sequence[str]) -> str:
+        """Return what sets the variables that Apptainer hands into a clean environment."""
+        if not self.cleanenv:
+            return ""
+        prefix = "SINGULARITYENV_" if os.path.basename(self.program) == "singularity" else "APPTAINERENV_"
+        plain = [name for name in names if name.isidentifier()]
+        return "".join(f'[ -z "${{{name}+x}}" ] || export {prefix}{name}="${name}"\n' for name in plain)
+
+    def after(self) -> str:
+        """Return what explains 255, and dies by the signal that the task died by, as Apptainer does."""
+        return own_status("255", self.program, "the container could not be started") + _SAME_SIGNAL
+
+    def prepare(self, job: Job) -> Command:
+        """Return the call of apptainer (see ContainerRunner)."""
+        command = super().prepare(job)
+        # BASH_ENV names a file of the host, which bash in the container would otherwise try to read.
+        return Command(argv=command.argv, env={"BASH_ENV": "", **command.env}, remove=command.remove)
+
+
+_SAME_SIGNAL = """\
+case $s in 129|13[0-9]|14[0-9]|15[0-9]) trap - HUP INT TERM USR1 USR2; kill -$((s - 128)) $$ ;; esac
+"""
+
+
+def _bind(mount: Mount) -> str:
+    if not mount.has(':,"\\'):
+        return f"--bind={mount.source}:{mount.target}:{'ro' if mount.read_only else 'rw'}"
+    ends = (f"source={mount.source}", f"destination={mount.target}")
+    return f"--mount={fields('type=bind', *ends, *(('ro',) if mount.read_only else ()))}"

@@ -1,0 +1,184 @@
+"""Tasks inside containers of Podman or Docker: one implementation, since their clients take the same words."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from taskfarmer.errors import InputError
+from taskfarmer.runners.base import Command, Job, Runner
+from taskfarmer.runners.containers import ContainerRunner, Inside, asked, own_status, try_out
+from taskfarmer.runners.mounts import Mount, fields
+from taskfarmer.runners.wrapping import flag
+
+PULL = ("missing", "never", "always")
+
+
+class _EngineRunner(ContainerRunner):
+    """The part that Podman and Docker share; see docs/containers.md for the arguments.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+
+    commas_in_mounts = True
+    """Whether `--mount` understands quoted fields."""
+
+    def __init__(
+        self,
+        image: str,
+        volumes: str | Iterable[Mount] = "",
+        user: str = "",
+        group: str = "",
+        network: str = "none",
+        workdir: str = "",
+        cpus: str = "",
+        memory: str = "",
+        pull: str = "missing",
+        mount_cwd: bool | str = True,
+        options: str = "",
+        setup: str = "",
+        shell: str = "sh",
+        env: str = "",
+        tempdir: bool | str = False,
+        stageout: str = "",
+        destination: str = "",
+        inner: Runner | str | None = None,
+        **inner_arguments: Any,
+    ) -> None:
+        super().__init__(
+            image,
+            mounts=volumes,
+            setup=setup,
+            shell=shell,
+            env=env,
+            workdir=workdir,
+            tempdir=tempdir,
+            stageout=stageout,
+            destination=destination,
+            options=options,
+            inner=inner,
+            inner_arguments=inner_arguments,
+        )
+        if pull not in PULL:
+            raise InputError(f"pull = {pull}: there are {', '.join(PULL)}")
+        if group and not user:
+            raise InputError("group without user", hint="say which user, too")
+        self.user = f"{user}:{group}" if group else user or self.default_user()
+        self.network = network
+        self.cpus = cpus
+        self.memory = memory
+        self.pull = pull
+        self.mount_cwd = flag(mount_cwd, "mount_cwd")
+        self.digest = ""
+        self.repo_digests: list[str] = []
+        self._recorded = False
+        for mount in self.mounts:
+            self._mount(mount)  # what cannot be written is refused now
+
+    def default_user(self) -> str:
+        """Return the user inside when none is asked for; empty: the image's."""
+        return ""
+
+    def check_image(self) -> None:
+        """Find the image, or pull it, once; every attempt then runs that very image, whatever becomes of its name.
+
+        Raises:
+            InputError: it cannot be had, or the program has no daemon to talk to.
+        """
+        if self.pull == "always":
+            self._pull()
+        elif (why := self._inspect()) is not None:
+            if self.pull == "never":
+                raise InputError(f"{self.program}: {why}", hint=f"{self.program} pull {self.image}, or pull = missing")
+            self._pull()
+        if not self.digest and (why := self._inspect()) is not None:
+            raise InputError(f"{self.program}: {why}")
+
+    def _pull(self) -> None:
+        if (why := try_out((self.program, "pull", "--quiet", self.image))) is not None:
+            raise InputError(f"{self.program} cannot pull {self.image}: {why}")
+
+    def _inspect(self) -> str | None:
+        """Take the digests of the image; return why they cannot be had."""
+        form = "{{.Id}} {{json .RepoDigests}}"
+        argv = (self.program, "image", "inspect", "--format", form, self.image)
+        done = asked(argv)
+        identity, _, digests = done.stdout.strip().partition(" ")
+        if done.returncode or not identity:
+            return (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        self.digest = identity
+        self.repo_digests = json.loads(digests or "null") or []
+        return None
+
+    def client(self, inside: Inside) -> tuple[str, ...]:
+        """Return the call of `podman run` or `docker run`."""
+        cwd = inside.cwd or (inside.here if self.mount_cwd else "")
+        mounts = inside.mounts
+        if self.mount_cwd and all(mount.target != inside.here for mount in mounts):
+            mounts = (Mount(inside.here), *mounts)
+        return (
+            *(self.program, "run", "--rm", "--init", "--interactive", "--pull=never", "--log-driver=none"),
+            *((f"--name={inside.name}",) if inside.name else ()),
+            *((f"--network={self.network}",) if self.network != "default" else ()),
+            *((f"--user={self.user}",) if self.user else ()),
+            *((f"--cpus={self.cpus}",) if self.cpus else ()),
+            *((f"--memory={self.memory}",) if self.memory else ()),
+            *((f"--workdir={cwd}",) if cwd else ()),
+            *(f"--env={name}" for name in inside.variables),
+            *(word for mount in mounts for word in self._mount(mount)),
+            *self.options,
+            *("--entrypoint=", self.digest or self.image, *inside.argv),
+        )
+
+    def _mount(self, mount: Mount) -> tuple[str, str]:
+        if not mount.has(":"):
+            return "--volume", f"{mount.source}:{mount.target}:{'ro' if mount.read_only else 'rw'}"
+        if mount.has(',"') and not self.commas_in_mounts:
+            raise InputError(f"mount {mount.source}: {self.program} takes no path with a colon and a comma or quote")
+        ends = (f"source={mount.source}", f"target={mount.target}")
+        return "--mount", fields("type=bind", *ends, *(("readonly",) if mount.read_only else ()))
+
+    def after(self) -> str:
+        """Return what explains the statuses by which the program speaks of itself."""
+        return own_status("125", self.program, "the container could not be made") + own_status(
+            "126|127", self.program, "what the container was to run cannot be run"
+        )
+
+    def prepare(self, job: Job) -> Command:
+        """Return the call (see ContainerRunner); the first one leaves a record of the image in the workdir."""
+        if self.digest and not self._recorded and self.job is None:
+            self._recorded = True
+            _record(job.workdir, {"image": self.image, "id": self.digest, "digests": self.repo_digests})
+        return super().prepare(job)
+
+
+class PodmanRunner(_EngineRunner):
+    """Runs tasks by `podman run`; without root the user of the farm is root inside, so its files stay its own."""
+
+    program = "podman"
+    commas_in_mounts = False
+
+
+class DockerRunner(_EngineRunner):
+    """Runs tasks by `docker run`, as the user of the farm unless another is asked for (`user = 0`: root)."""
+
+    program = "docker"
+
+    def default_user(self) -> str:
+        """Return the farm's own user and group: the daemon would otherwise make root's files."""
+        return f"{os.getuid()}:{os.getgid()}" if os.getuid() else ""
+
+
+def _record(workdir: str, image: dict[str, Any]) -> None:
+    """Write which image it was, once for each: `images/ID.json`, whole or not at all."""
+    name = os.path.join(workdir, "images", f"{image['id'].removeprefix('sha256:')}.json")
+    if os.path.exists(name):
+        return
+    os.makedirs(os.path.dirname(name), exist_ok=True)
+    beside = f"{name}.{os.getpid()}"
+    with open(beside, "w") as file:
+        file.write(json.dumps(image) + "\n")
+    os.replace(beside, name)

@@ -1,0 +1,158 @@
+"""Runners around other runners: one rule for every composition.
+
+A runner that wraps has an inner one (by default `BasicRunner`). The inner one prepares the task; the outer one makes of
+that command, its directory and its variables a command that runs it elsewhere: in a container, after a set-up, on a
+node of the allocation. So whatever is inner runs inside: `EnvironmentRunner` in `ApptainerRunner` sources its script in
+the container, `ApptainerRunner` in `SlurmStepRunner` is started by `srun`.
+
+In an INI file the inner runner is given by its class, and its arguments have `inner.` before their names.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from taskfarmer.errors import InputError
+from taskfarmer.runners.base import Command, Job, Runner, is_declarative
+from taskfarmer.runners.basic import BasicRunner
+from taskfarmer.runners.mounts import words_of
+
+FARM_VARIABLES = (
+    "PROC_NUMBER", "TASKFARMER_TASK_ID", "TASKFARMER_ATTEMPT", "TASKFARMER_SLOT", "TASKFARMER_WORKDIR",
+    "TASKFARMER_TOKEN", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+"""What a task is told by the farm, wherever it runs."""
+
+
+def flag(value: bool | str, name: str) -> bool:
+    """Return a yes or no, also as the text that an INI file gives; InputError for anything else."""
+    text = str(value).strip().lower()
+    if text not in ("true", "yes", "on", "1", "false", "no", "off", "0", ""):
+        raise InputError(f"{name} = {value}: neither yes nor no")
+    return text in ("true", "yes", "on", "1")
+
+
+def inner_runner(inner: Runner | str | None, arguments: Mapping[str, Any], shell: str = "sh") -> Runner:
+    """Return the runner inside another one: itself, by the path of its class, or `BasicRunner`.
+
+    Raises:
+        InputError: an argument does not begin with `inner.` (then it is nobody's), or is for an inner runner that there
+            is not; the class cannot be had, or is of the old form, which cannot be asked what to start.
+    """
+    foreign = [name for name in arguments if not name.startswith("inner.")]
+    if foreign:
+        raise InputError(f"it takes no {', '.join(foreign)}")
+    keys = {name.removeprefix("inner."): value for name, value in arguments.items()}
+    if keys and not isinstance(inner, str):
+        raise InputError(f"inner.{next(iter(keys))} without inner", hint="say inner = package.module.Class")
+    if isinstance(inner, str):
+        from taskfarmer.definitions import Definition, build
+
+        inner = build(Definition("runner", "inner", inner, keys, "inner", 0))
+    made = BasicRunner(shell) if inner is None else inner
+    assert isinstance(made, Runner)
+    if not is_declarative(made):
+        raise InputError(f"inner: {type(made).__name__} has no prepare", hint="an old runner cannot run in another one")
+    return made
+
+
+def argv_of(command: Command) -> tuple[str, ...]:
+    """Return the words that start a command."""
+    return command.argv or (command.shell, "-c", command.line or "")
+
+
+def after_setup(setup: str, command: Command, shell: str) -> Command:
+    """Return the command with shell text before it, in the same shell; its failure is the command's."""
+    if not setup.strip():
+        return command
+    line = shlex.join(command.argv) if command.argv else command.line
+    name = shell if command.argv else command.shell
+    return replace(command, argv=None, line=f"{{ {setup}\n}} || exit\n{line}", shell="bash" if name == "bash" else "sh")
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A fresh directory for each attempt, and what is brought back from it after success.
+
+    `patterns` are names with the wildcards of a shell, relative to the directory; `destination` (empty: where the task
+    would have run) is made if need be, `{taskid}` in it becomes the task's number. A file appears there whole or not at
+    all. What a pattern does not find fails the attempt.
+    """
+
+    wanted: bool = False
+    parent: str | None = None
+    patterns: tuple[str, ...] = ()
+    destination: str = ""
+
+    @classmethod
+    def of(cls, tempdir: bool | str, stageout: str, destination: str) -> Staging:
+        """Return the staging that arguments describe: `tempdir` is yes, no, or the directory in which it is made.
+
+        Raises:
+            InputError: something is to be brought back, and there is no temporary directory.
+        """
+        parent = tempdir if isinstance(tempdir, str) and "/" in tempdir else None
+        wanted = parent is not None or flag(tempdir, "tempdir")
+        patterns = words_of(stageout, "stageout")
+        if patterns and not wanted:
+            raise InputError("stageout without tempdir", hint="say tempdir = yes")
+        for pattern in patterns:
+            if pattern.startswith("/") or ".." in pattern.split("/"):
+                raise InputError(f"stageout: {pattern} leads out of the temporary directory")
+        return cls(wanted, parent, patterns, destination)
+
+    def check(self) -> None:
+        """Raise InputError if no directory can be made."""
+        if self.parent is not None and not os.access(self.parent, os.W_OK | os.X_OK):
+            raise InputError(f"tempdir = {self.parent}: no directory that can be written to")
+
+    def directory(self) -> str | None:
+        """Make and return the directory of an attempt, or None. Raises OSError."""
+        return tempfile.mkdtemp(prefix="taskfarmer-", dir=self.parent) if self.wanted else None
+
+    def script(self, job: Job, directory: str | None) -> str:
+        """Return shell text that brings the results back; it finds the status in `s`, and sets it."""
+        if directory is None or not self.patterns:
+            return ""
+        origin = job.task.cwd or os.getcwd()
+        destination = os.path.join(origin, self.destination.replace("{taskid}", str(job.taskid)))
+        # Quoted but for the wildcards, so that a blank in a pattern does not split it.
+        patterns = " ".join("".join(c if c in "*?[]" else shlex.quote(c) for c in p) for p in self.patterns)
+        return _STAGE_OUT.format(
+            directory=shlex.quote(directory), destination=shlex.quote(destination), patterns=patterns, id=job.taskid
+        )
+
+    def around(self, job: Job, command: Command) -> Command:
+        """Return the command in a fresh directory, with what brings the results back; as it is if none is wanted.
+
+        Raises:
+            OSError: the directory cannot be made.
+        """
+        directory = self.directory()
+        if directory is None:
+            return command
+        script = f'trap : HUP INT TERM USR1 USR2\n"$@"\ns=$?\n{self.script(job, directory)}exit $s\n'
+        argv = ("/bin/sh", "-c", script, "sh", *argv_of(command)) if self.patterns else command.argv
+        line = None if argv else command.line
+        return replace(command, argv=argv, line=line, cwd=directory, remove=(*command.remove, directory))
+
+
+_STAGE_OUT = """\
+if [ $s = 0 ]; then
+    cd {directory} && mkdir -p -- {destination} || s=74
+    [ $s != 0 ] || for f in {patterns}; do
+        t={destination}/$(basename -- "$f")
+        p={destination}/.{id}.$$.part
+        if cp -R -p -- "$f" "$p" && {{ [ ! -d "$t" ] || rm -rf -- "$t"; }} && mv -f -T -- "$p" "$t"; then :; else
+            echo "taskfarmer: cannot bring back $f" >&2
+            rm -rf -- "$p"
+            s=74
+        fi
+    done
+fi
+"""
