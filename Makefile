@@ -6,13 +6,14 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 LONG ?= 3600
 
-.PHONY: help demo check lint types docs test hosts sweep bench clean
+.PHONY: help demo check lint types docs test testbed hosts sweep bench clean
 
 help:
 	@echo "make demo    run 300 tasks on real files, see some fail, retry them, look at the result (under a minute)"
 	@echo "make check   ruff, mypy --strict, strict documentation, all tests (installs what they need into $(VENV))"
+	@echo "make testbed as root on Debian: install the packages with which tests bring up network file systems"
 	@echo "make docs    build the documentation into site/"
-	@echo "make hosts   all tests on network file systems (as root on Debian, whose packages it installs; half an hour)"
+	@echo "make hosts   all tests on network file systems (half an hour)"
 	@echo "make sweep   the long tests: kills at every operation, long random lives of a ledger (up to hours)"
 	@echo "make bench   the benchmarks, side by side with other tools"
 	@echo "make clean   remove $(VENV), caches and results"
@@ -35,8 +36,10 @@ docs: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
-hosts: $(VENV)/.installed-dev
+testbed:
 	sh scripts/install_filesystems.sh
+
+hosts: $(VENV)/.installed-dev testbed
 	$(BIN)/python -m pytest -n auto -m "long or not long" tests/hosts
 
 sweep: $(VENV)/.installed-dev

@@ -35,7 +35,7 @@ from taskfarmer.farm.ledger import Ledger
 
 FARMERS = (1, 2, 4, 8)
 LINES = {0: "true", 10: "sleep 0.01", 100: "sleep 0.1"}
-TASKS = {0: 8_000, 10: 1_500, 100: 300}
+TASKS = {0: 20_000, 10: 1_500, 100: 300}
 """By milliseconds that a task takes."""
 NAMING = ("mkdir", "create", "link", "rename", "remove", "read", "list", "stat")
 """Operations that name a file or a directory (`taskfarmer.farm.disk`)."""

@@ -1,0 +1,179 @@
+"""Podman, Docker and Apptainer for tests, with an image that is made here, without network.
+
+Each is a session fixture, so that every worker of pytest-xdist has its own: storage, daemon and sockets lie in a temporary
+directory, and nothing of the machine's own configuration is read. What is not there skips the tests that need it, or
+fails them where `CI=true`. scripts/install_containers.sh installs what they need.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+CACHE = Path(os.environ.get("TESTBED_CACHE", "/var/cache/taskfarmer-testbed"))
+BUSYBOX, BASH = Path("/usr/bin/busybox"), Path("/bin/bash-static")
+INSTALL = "scripts/install_containers.sh installs it on Debian"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container program that works: variables that its clients need, and an image."""
+
+    name: str
+    image: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def call(self, *words: str | Path) -> str:
+        """Run the client and return what it printed."""
+        argv = (self.name, *map(str, words))
+        done = subprocess.run(argv, env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{argv}: {done.stderr}"
+        return done.stdout
+
+
+def need(*programs: str | Path) -> None:
+    """Skip a test that cannot run here; in CI only somebody without rights may do so."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can bring up container programs of its own")
+    if missing := [str(program) for program in programs if shutil.which(program) is None]:
+        lacking(f"{', '.join(missing)}: not installed; {INSTALL}")
+
+
+def lacking(why: str) -> NoReturn:
+    """Skip a test for want of something, which fails in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def make_root(where: Path) -> Path:
+    """Make a root file system of 4 MB: busybox, bash, and the files that container programs write to."""
+    for name in ("bin", "etc", "dev", "proc", "sys", "tmp", "root", "home", "var/tmp", "usr/bin", "mnt"):
+        (where / name).mkdir(parents=True)
+    for name in ("tmp", "var/tmp"):
+        (where / name).chmod(0o1777)
+    shutil.copy(BUSYBOX, where / "bin" / "busybox")
+    listed = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
+    for name in listed.stdout.split():
+        if name not in ("busybox", "bash"):
+            (where / "bin" / name).symlink_to("busybox")
+    shutil.copy(BASH, where / "bin" / "bash")
+    (where / "usr/bin/env").symlink_to("../../bin/env")
+    texts = {
+        "passwd": "root:x:0:0:root:/root:/bin/sh\n", "group": "root:x:0:\n", "hosts": "127.0.0.1 localhost\n",
+        "resolv.conf": "", "localtime": "", "os-release": "NAME=mini\n",
+    }  # fmt: skip
+    for name, text in texts.items():
+        (where / "etc" / name).write_text(text)
+    return where
+
+
+@pytest.fixture(scope="session")
+def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root file system of the image, as a directory."""
+    need(BUSYBOX, BASH)
+    return make_root(tmp_path_factory.mktemp("image") / "root")
+
+
+@pytest.fixture(scope="session")
+def apptainer(image_root: Path) -> Iterator[Engine]:
+    """Apptainer, with a directory as image, first on PATH for as long as the session lasts."""
+    path = CACHE / "apptainer" / "path"
+    need("mksquashfs")
+    if not (path.parent / ".ready").exists():
+        lacking(f"{path}: there is no apptainer; {INSTALL}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+        yield Engine("apptainer", str(image_root))
+
+
+@pytest.fixture(scope="session")
+def podman(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Podman with storage of its own; runc, since crun refuses control groups of both versions at once."""
+    need("podman", "runc", "conmon", "catatonit")
+    place = tmp_path_factory.mktemp("podman")
+    engine = Engine("podman", "localhost/mini:1", _configure_podman(place))
+    _import(engine, image_root)
+    try:
+        with _exported(engine):
+            yield engine
+    finally:
+        engine.call("rm", "--all", "--force", "--time", "0")
+        subprocess.run(["umount", place / "graph" / "overlay"], stderr=subprocess.DEVNULL, check=False)
+
+
+def _configure_podman(place: Path) -> dict[str, str]:
+    env = {"CONTAINERS_CONF": f"{place}/containers.conf", "CONTAINERS_STORAGE_CONF": f"{place}/storage.conf"}
+    (place / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\nrunroot = "{place}/run"\ngraphroot = "{place}/graph"\n'
+    )
+    # conmon starts podman's clean-up with this environment only: without the two files it looks elsewhere, for 20 s.
+    handed_on = ", ".join(f'"{name}={value}"' for name, value in {"PATH": os.environ["PATH"], **env}.items())
+    (place / "containers.conf").write_text(
+        '[containers]\nnetns = "none"\ndefault_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+        f'tmp_dir = "{place}/tmp"\nvolume_path = "{place}/volumes"\nconmon_env_vars = [{handed_on}]\n'
+    )
+    return env
+
+
+@pytest.fixture(scope="session")
+def docker(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A daemon of Docker of its own, without bridge and firewall, that ends with the session."""
+    need("dockerd", "docker", "docker-init", "containerd")
+    place = tmp_path_factory.mktemp("docker")
+    socket = f"unix://{place}/docker.sock"
+    places = (f"--data-root={place}/data", f"--exec-root={place}/exec", f"--pidfile={place}/docker.pid")
+    alone = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
+    limits = ("--storage-driver=overlay2", "--default-ulimit=nofile=1024:4096")
+    with open(place / "log", "wb") as log:
+        daemon = subprocess.Popen(
+            ["dockerd", f"--host={socket}", *places, *alone, *limits], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    engine = Engine("docker", "mini:1", {"DOCKER_HOST": socket})
+    try:
+        _wait_for_daemon(daemon, engine, place / "log")
+        _import(engine, image_root)
+        with _exported(engine):
+            yield engine
+            if left := engine.call("ps", "--all", "--quiet").split():
+                engine.call("rm", "--force", *left)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+
+
+def _wait_for_daemon(daemon: subprocess.Popen[bytes], engine: Engine, log: Path) -> None:
+    env, deadline = {**os.environ, **engine.env}, time.monotonic() + 60
+    while subprocess.run(["docker", "info"], env=env, capture_output=True, check=False).returncode:
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            lacking(f"dockerd cannot be had here: {log.read_text().strip().splitlines()[-1]}")
+        time.sleep(0.1)
+
+
+def _import(engine: Engine, root: Path) -> None:
+    archive = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
+    env = {**os.environ, **engine.env}
+    argv = [engine.name, "import", "-", engine.image]
+    done = subprocess.run(argv, env=env, stdin=archive.stdout, capture_output=True, text=True, timeout=60, check=False)
+    archive.wait(60)
+    if done.returncode:
+        lacking(f"{engine.name} cannot be had here: {done.stderr.strip()}")
+
+
+@contextmanager
+def _exported(engine: Engine) -> Iterator[None]:
+    """Set the client's variables in this process: farmers of tests and clients of runners inherit them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in engine.env.items():
+            patch.setenv(name, value)
+        yield
