@@ -131,7 +131,7 @@ class Site:
 
 @dataclass
 class Local:
-    """The machine's own disk: what others are compared with. Its hosts are on one machine, as far as they can tell."""
+    """A directory of this machine, without any network: what others are compared with."""
 
     name: str = "local"
     programs: tuple[str, ...] = PROGRAMS
