@@ -1,10 +1,10 @@
 """Many farmers on one directory in simulated time: the real loop, plan, ledger, heart and undertaker, faked tasks.
 
 Each farmer is a thread, of which exactly one runs at a time; whoever waits hands over to the one that is due next, and
-the clock jumps there. So a minute of a thousand farmers takes as long as what they compute, and every run of the same
-numbers gives the same interleaving. Operations on the directory take time and are counted. What is faked: tasks (they
-last as long as they are told to), signals, views, and that entries of the log, which never change, are parsed once
-for all farmers. What farmers compute takes no simulated time.
+the clock jumps there. So a minute of a thousand farmers takes as long as what they compute. Pauses have
+chance in them, so two runs differ a little. Operations on the directory take time and are counted. What is faked:
+tasks (they last as long as they are told to), signals, views, and that entries of the log, which never change, are
+parsed once for all farmers. What farmers compute takes no simulated time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-import random
 import threading
 from bisect import bisect_right
 from collections import Counter
@@ -453,9 +452,7 @@ class Simulation:
         file_system: FileSystem = LOCAL,
         lease_s: float = 300.0,
         heartbeat_s: float = 15.0,
-        seed: int = 1,
     ) -> None:
-        random.seed(seed)
         self.tasks = tasks
         self.world = World()
         self.shared = Shared(self.world, file_system)
