@@ -438,7 +438,8 @@ def test_a_long_timeline_is_not_copied_again_and_again(tmp_path: Path) -> None:
         assert keeper.update(budget_s=math.inf)
         json.loads((farm.path / "timeline.json").read_text())
     copied = keeper._timeline.copied
-    assert 0 < copied < (farm.path / "timeline.json").stat().st_size / 4, "what the file before the last lacked, and what is new"
+    lacking = "what the file before the last lacked, and what is new"
+    assert 0 < copied < (farm.path / "timeline.json").stat().st_size / 4, lacking
     assert len(list(farm.path.glob("ledger/timeline.json.*.old"))) == 1
     keeper.close()
     assert list(farm.path.glob("ledger/timeline.json.*.old")) == []

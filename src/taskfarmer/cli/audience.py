@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..core.state import STATES
 from ..farm.create import Opened
-from ..farm.driver import Reporter
 from ..farm.farmer import Result
 from ..farm.options import FarmerOptions
+from ..farm.ports import Reporter
 from ..monitor.parting import Parting
 from ..monitor.progress import Progress
 from ..monitor.reporters import Lines, Live, Silent, Warnings, stamped

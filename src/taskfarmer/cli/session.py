@@ -16,11 +16,12 @@ from ..errors import TaskfarmerError, WorkdirError
 from ..farm import farmer
 from ..farm.create import Opened
 from ..farm.disk import disk_for
-from ..farm.driver import Driver, Reporter
+from ..farm.driver import Driver
 from ..farm.farmer import Result
 from ..farm.guardian import LOST, Guardian, Link
 from ..farm.ledger import Ledger
 from ..farm.options import FarmConfig, FarmerOptions
+from ..farm.ports import Reporter
 from ..monitor.parting import Parting, parting
 from .streams import printed
 

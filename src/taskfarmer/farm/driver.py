@@ -14,7 +14,7 @@ import selectors
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from ..core import records
 from ..core.entries import Body, Leave, News, Report, Take
@@ -23,9 +23,9 @@ from ..core.plan import Attempt, Plan, Stop
 from ..core.policy import asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
 from ..core.records import Ended, Started
 from ..core.resources import Resources
-from ..core.state import FAILED, READY, TAKEN, State
+from ..core.state import FAILED, State
 from ..errors import WorkdirError
-from . import host
+from . import host, leftovers
 from .allocation import SETTLE_S, Allocation, span
 from .disk import Disk, chance
 from .doubt import Doubts
@@ -35,6 +35,7 @@ from .host import Place
 from .journal import Journal
 from .ledger import Ledger
 from .options import FarmConfig, FarmerOptions
+from .ports import Reporter, Views
 from .sharing import Sharing
 from .upkeep import Heart, Job, Pace, Undertaker
 from .views import refresh_views
@@ -45,37 +46,6 @@ SAID_AGAIN_S = 30.0
 """How often the same trouble is said."""
 VIEWS_S = 0.1
 """How long the loop may be away for the views."""
-
-
-class Reporter(Protocol):
-    """Is told what happens, for people to read. Called from the loop: it must be quick, and never raise."""
-
-    def say(self, text: str) -> None:
-        """Something worth a line."""
-
-    def started(self, attempt: Attempt) -> None:
-        """An attempt was started."""
-
-    def ended(self, attempt: Attempt, end: Ended) -> None:
-        """An attempt ended."""
-
-    def progress(self, state: State, rate: float) -> None:
-        """Twice a second or so: how things stand; `rate` in tasks a second of this farmer."""
-
-
-class Views(Protocol):
-    """Keeps the text views (`farm.views.ViewKeeper`)."""
-
-    def due(self, now_s: float) -> bool:
-        """Whether it is time."""
-
-    problem: str
-
-    def update(self, besides: str = ..., *, budget_s: float = ...) -> bool:
-        """Bring them up to date; `besides`: the farmer whose journal the state always knows. Never raises."""
-
-    def close(self) -> None:
-        """The last update was made."""
 
 
 class Driver:
@@ -490,8 +460,8 @@ class Driver:
         return True
 
     def _is_out_of_date(self) -> bool:
-        """Whether we may start nothing, since others may have taken us for dead after we looked: we slept, were stopped,
-        or hung in a call to the file server.
+        """Whether we may start nothing: others may have taken us for dead after we looked, since we slept, were
+        stopped, or hung in a call to the file server.
         """
         if self.clock.boottime() - self.ledger.looked > self.config.lease_s / 2:
             self._look_at_log()
@@ -658,8 +628,9 @@ class Driver:
             done = "done" if self.plan.too_late_s is None else "out of time"
             why = done if self.plan.mode == "work" else self.plan.mode
             self._append(lambda _state: (Leave(why=why), self._own_news()))
-        self._say_misfits()
-        self._say_too_late()
+        if (left := leftovers.too_large(self.plan)) and not self.leaves_to_all_loops():
+            self.reporter.say(left)
+        self._tell(leftovers.too_long(self.plan, self._clock()))
         with suppress(OSError):
             self._heart.end()
             self.ledger.log.sync()
@@ -679,37 +650,5 @@ class Driver:
         self.views.close()
 
     def leaves_to_all_loops(self) -> bool:
-        """Whether something is left that this loop may be too small for, and all loops of its farmer together not.
-
-        Somebody may have it now, and give it back: as ever one waits for that.
-        """
-        state = self.ledger.state
-        if self.options.loops == 1 or self.id not in state.index:
-            return False
-        if self.plan.mode != "work" or self.plan.too_late_s is not None:
-            return False
-        self.ledger.refresh()
-        wish = self.options.wish
-        whole = Resources(wish.slots, wish.memory_bytes, wish.gpus)
-        ready = state.ready(len(state))
-        return state.status.count(TAKEN) > 0 or any(not whole.never(self.ledger.task(task)) for task in ready)
-
-    def _misfits(self) -> list[int]:
-        return [task for task in self.plan.misfits if self.ledger.state.status[task] == READY]
-
-    def _say_misfits(self) -> None:
-        """Say why tasks are left that no farmer has: they ask for more than this one has."""
-        left = self._misfits()
-        if left and not self.leaves_to_all_loops():
-            more = f", and {len(left) - 1} more tasks are left" if len(left) > 1 else ""
-            self.reporter.say(f"task {left[0]} {self.plan.misfits[left[0]]}{more}; start a farmer that has it")
-
-    def _say_too_late(self) -> None:
-        """Say why tasks are left that could be started: they cannot end before the allocation does."""
-        if (needs_s := self.plan.too_late_s) is None or self.plan.mode != "work":
-            return
-        left = span(self.plan.until - self._clock())
-        count = self.ledger.state.status.count(READY)
-        tasks = f"{count} tasks remain" if count > 1 else "1 task remains"
-        text = f"{left} of the allocation are left to work in; {tasks}, of {span(needs_s)} or more"
-        self._tell(f"{text}; resume later" if self.plan.typical_s else f"{text}; resume with more time")
+        """Whether something is left that this loop may be too small for, and all loops of its farmer together not."""
+        return self.has_joined and leftovers.leaves_to_all_loops(self.ledger, self.plan, self.options)

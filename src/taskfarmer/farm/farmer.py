@@ -16,13 +16,14 @@ from .allocation import Allocation
 from .create import working_directory
 from .damage import discovered
 from .disk import fresh_id
-from .driver import Driver, Reporter
+from .driver import Driver
 from .executors import Executor
 from .executors.processes import Processes
 from .guardian import Link
 from .ledger import Ledger
 from .options import FarmConfig, FarmerOptions
 from .output import Files, Nothing, Output
+from .ports import Reporter
 from .sharing import Sharing
 from .views import ViewKeeper
 

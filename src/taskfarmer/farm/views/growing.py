@@ -186,7 +186,6 @@ class Growing:
         self._disk.rename(self._beside, str(self.path))
         self._inode, self._size, self.known = os.fstat(self._fd).st_ino, self.body + len(self._tail), True
 
-
     def _keep_spare(self) -> None:
         """Give the file that is about to be replaced its second name. Without hard links there is no spare."""
         if self._spare is None or not self.known or not self.intact():
