@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 from ...errors import TaskfarmerError
 from ...runners import Command, Job, Runner
+from ...runners.programs import find_program
 from ..disk import Disk
 from ..output import FileAction, Output
 from ..shell import words_of
@@ -130,9 +130,9 @@ class Processes:
             return name
         path = os.fsdecode(env.get(b"PATH", b"")) or os.defpath
         if path != self._path:
-            return shutil.which(name, path=path)
+            return find_program(name, path)
         if name not in self._programs:
-            self._programs[name] = shutil.which(name, path=path)
+            self._programs[name] = find_program(name, path)
         return self._programs[name]
 
     def _exec(self, cwd: str | None, argv: list[str], env: Mapping[bytes, bytes], actions: list[FileAction]) -> int:
@@ -190,9 +190,12 @@ def _words_without_shell(line: str, shell: str, env: Mapping[bytes, bytes]) -> l
     return None if b"BASH_FUNC_%b%%%%" % words[0].encode() in env else words
 
 
-def _remove(directories: Iterable[str]) -> None:
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+def _remove(directories: tuple[str, ...]) -> None:
+    if directories:
+        import shutil
+
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
