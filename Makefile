@@ -11,7 +11,7 @@ LONG ?= 3600
 help:
 	@echo "make demo    run 300 tasks on real files, see some fail, retry them, look at the result (under a minute)"
 	@echo "make check   ruff, mypy --strict, strict documentation, all tests (installs what they need into $(VENV))"
-	@echo "make testbed as root on Debian: install the packages with which tests bring up network file systems"
+	@echo "make testbed as root on Debian: install the packages with which tests bring up network file systems and containers"
 	@echo "make docs    build the documentation into site/"
 	@echo "make hosts   all tests on network file systems (half an hour)"
 	@echo "make sweep   the long tests: kills at every operation, long random lives of a ledger (up to hours)"
@@ -38,6 +38,7 @@ test: $(VENV)/.installed-dev
 
 testbed:
 	sh scripts/install_filesystems.sh
+	sh scripts/install_containers.sh
 
 hosts: $(VENV)/.installed-dev testbed
 	$(BIN)/python -m pytest -n auto -m "long or not long" tests/hosts

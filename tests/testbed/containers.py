@@ -1,8 +1,8 @@
 """Podman, Docker and Apptainer for tests, with an image that is made here, without network.
 
-Each is a session fixture, so that every worker of pytest-xdist has its own: storage, daemon and sockets lie in a temporary
-directory, and nothing of the machine's own configuration is read. What is not there skips the tests that need it, or
-fails them where `CI=true`. scripts/install_containers.sh installs what they need.
+Each is a session fixture, so that every worker of pytest-xdist has its own: storage, daemon and sockets lie in a
+temporary directory, and nothing of the machine's own configuration is read. What is not there skips the tests that need
+it, or fails them where `CI=true`. scripts/install_containers.sh installs what they need.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,8 @@ class Engine:
     def call(self, *words: str | Path) -> str:
         """Run the client and return what it printed."""
         argv = (self.name, *map(str, words))
-        done = subprocess.run(argv, env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60)
+        env = {**os.environ, **self.env}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{argv}: {done.stderr}"
         return done.stdout
 
@@ -97,18 +99,32 @@ def apptainer(image_root: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def podman(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def podman(image_root: Path) -> Iterator[Engine]:
     """Podman with storage of its own; runc, since crun refuses control groups of both versions at once."""
     need("podman", "runc", "conmon", "catatonit")
-    place = tmp_path_factory.mktemp("podman")
+    place = _short_place()
     engine = Engine("podman", "localhost/mini:1", _configure_podman(place))
     _import(engine, image_root)
     try:
         with _exported(engine):
             yield engine
     finally:
-        engine.call("rm", "--all", "--force", "--time", "0")
+        remove_containers()
         subprocess.run(["umount", place / "graph" / "overlay"], stderr=subprocess.DEVNULL, check=False)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def remove_containers() -> None:
+    """Remove all containers of podman, also records whose processes were killed: the first try only notices that."""
+    for _ in range(3):
+        argv = ["podman", "rm", "--all", "--force", "--time", "0"]
+        if subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0:
+            return
+
+
+def _short_place() -> Path:
+    """Make a directory with a short name: 108 bytes are all that a socket may be called, and some lie deep."""
+    return Path(tempfile.mkdtemp(prefix="tf-", dir="/tmp"))
 
 
 def _configure_podman(place: Path) -> dict[str, str]:
@@ -120,17 +136,17 @@ def _configure_podman(place: Path) -> dict[str, str]:
     handed_on = ", ".join(f'"{name}={value}"' for name, value in {"PATH": os.environ["PATH"], **env}.items())
     (place / "containers.conf").write_text(
         '[containers]\nnetns = "none"\ndefault_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]\n'
-        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
+        '[engine]\nruntime = "runc"\nlock_type = "file"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
         f'tmp_dir = "{place}/tmp"\nvolume_path = "{place}/volumes"\nconmon_env_vars = [{handed_on}]\n'
     )
     return env
 
 
 @pytest.fixture(scope="session")
-def docker(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def docker(image_root: Path) -> Iterator[Engine]:
     """A daemon of Docker of its own, without bridge and firewall, that ends with the session."""
     need("dockerd", "docker", "docker-init", "containerd")
-    place = tmp_path_factory.mktemp("docker")
+    place = _short_place()
     socket = f"unix://{place}/docker.sock"
     places = (f"--data-root={place}/data", f"--exec-root={place}/exec", f"--pidfile={place}/docker.pid")
     alone = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
@@ -150,6 +166,7 @@ def docker(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         daemon.terminate()
         daemon.wait(30)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _wait_for_daemon(daemon: subprocess.Popen[bytes], engine: Engine, log: Path) -> None:
@@ -161,11 +178,12 @@ def _wait_for_daemon(daemon: subprocess.Popen[bytes], engine: Engine, log: Path)
 
 
 def _import(engine: Engine, root: Path) -> None:
-    archive = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
+    archive = root.parent / "root.tar"
+    if not archive.exists():
+        subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
     env = {**os.environ, **engine.env}
-    argv = [engine.name, "import", "-", engine.image]
-    done = subprocess.run(argv, env=env, stdin=archive.stdout, capture_output=True, text=True, timeout=60, check=False)
-    archive.wait(60)
+    argv = [engine.name, "import", str(archive), engine.image]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         lacking(f"{engine.name} cannot be had here: {done.stderr.strip()}")
 

@@ -80,7 +80,7 @@ class EnvironmentRunner(Runner):
                 command = replace(command, line=None, argv=("env", *unset, *_through_env(argv_of(command))))
         else:
             # A sourced file sees the arguments of the shell: the task's words wait elsewhere meanwhile.
-            line = f'TASKFARMER_WORDS=("$@"); set --\n{self._setup()}exec "${{TASKFARMER_WORDS[@]}}"'
+            line = f'task_words=("$@"); set --\n{self._setup()}exec "${{task_words[@]}}"'
             command = replace(command, line=None, argv=("bash", "-c", line, "bash", *argv_of(command)))
         return self.staging.around(job, command)
 

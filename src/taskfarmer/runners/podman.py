@@ -149,7 +149,7 @@ class _EngineRunner(ContainerRunner):
 
     def prepare(self, job: Job) -> Command:
         """Return the call (see ContainerRunner); the first one leaves a record of the image in the workdir."""
-        if self.digest and not self._recorded and self.job is None:
+        if self.digest and not self._recorded and os.path.isabs(job.workdir):  # else it runs without a farm
             self._recorded = True
             _record(job.workdir, {"image": self.image, "id": self.digest, "digests": self.repo_digests})
         return super().prepare(job)

@@ -1,0 +1,553 @@
+"""Runners of containers and environments: with Podman, Docker and Apptainer for real, Shifter and srun by stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskfarmer.core.model import Task
+from taskfarmer.errors import InputError
+from taskfarmer.runners import (
+    ApptainerRunner,
+    DockerRunner,
+    EnvironmentRunner,
+    Job,
+    Mount,
+    PodmanRunner,
+    Runner,
+    SlurmStepRunner,
+)
+from taskfarmer.runners.leash import leash
+from taskfarmer.runners.mounts import mounts_of
+from tests.farms import Farm, kill, wait_for
+from tests.testbed.containers import Engine, apptainer, docker, image_root, podman, remove_containers
+
+__all__ = ["apptainer", "docker", "image_root", "podman"]
+
+CLASSES: dict[str, Any] = {"apptainer": ApptainerRunner, "docker": DockerRunner, "podman": PodmanRunner}
+STANDINS = Path(__file__).parent / "standins"
+
+
+@pytest.fixture(scope="session", params=CLASSES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each container program in turn, at work."""
+    found: Engine = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session", params=["podman", "docker"])
+def daemon(request: pytest.FixtureRequest) -> Engine:
+    """Podman and Docker in turn, at work."""
+    found: Engine = request.getfixturevalue(request.param)
+    return found
+
+
+def made(engine: Engine, mounts: Any = "", **arguments: Any) -> Any:
+    """Return the runner of a program, with what it calls its mounts."""
+    key = "binds" if engine.name == "apptainer" else "volumes"
+    return CLASSES[engine.name](engine.image, **{key: mounts}, **arguments)
+
+
+def job(line: str = "true", **more: Any) -> Job:
+    """Return the second attempt of a task."""
+    return Job(taskid=3, task=Task(text=line, **more), attempt=2, slot=1, workdir="wd")
+
+
+def words(runner: Runner, line: str = "true", **more: Any) -> tuple[str, ...]:
+    """Return what a runner starts."""
+    command = runner.prepare(job(line, **more))
+    for directory in command.remove:
+        os.rmdir(directory)
+    assert command.argv is not None
+    return command.argv
+
+
+def run(runner: Runner, line: str, tmp_path: Path) -> tuple[int, str]:
+    """Run a line through the blocking form; return its status and its output."""
+    log = tmp_path / "log"
+    with open(log, "w") as stream:
+        status = runner.run(3, line, stream)
+    return status, log.read_text()
+
+
+def define(farm: Farm, name: str, runner: str, **keys: str) -> None:
+    """Write the INI file of a runner beside the list."""
+    lines = (f"{key} = {value}\n" for key, value in keys.items())
+    (farm.path / "runners.ini").write_text(f"[{name}]\nRunner = taskfarmer.runners.{runner}\n{''.join(lines)}")
+
+
+def define_engine(farm: Farm, engine: Engine, **keys: str) -> None:
+    """The same for a container program; the farm's directory is seen inside."""
+    mounts = {"binds" if engine.name == "apptainer" else "volumes": str(farm.path)}
+    define(farm, "inside", CLASSES[engine.name].__name__, image=engine.image, **mounts, **keys)
+
+
+# mounts
+
+
+def test_mounts_of_text() -> None:
+    assert mounts_of(" /a /b:/c '/d e:/f':ro /g:/h:rw") == (
+        *(Mount("/a", "/a"), Mount("/b", "/c"), Mount("/d e", "/f", read_only=True), Mount("/g", "/h")),
+    )
+
+
+@pytest.mark.parametrize("text", ["/a:/b:z", "/a:/b:ro:x", ":/a", "/a:b", "'/a"])
+def test_text_that_is_no_mount_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        mounts_of(text)
+
+
+@pytest.mark.parametrize("path", ["/a\nb", "/a\0b"])
+def test_a_path_that_no_option_carries_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match="line break"):
+        Mount(path)
+
+
+def test_a_relative_source_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Mount("x") == Mount(f"{tmp_path}/x", f"{tmp_path}/x")
+
+
+def test_podman_refuses_when_it_is_made_what_it_could_not_write() -> None:
+    with pytest.raises(InputError, match="colon and a comma"):
+        PodmanRunner("i", [Mount("/a,b:c")])
+    assert 'type=bind,"source=/a,b:c",target=/t' in words(DockerRunner("i", [Mount("/a,b:c", "/t")]))
+
+
+# every argument reaches the command line
+
+
+def test_the_words_for_apptainer() -> None:
+    runner = ApptainerRunner(
+        "docker://i", "/a:/b:ro", cleanenv="yes", pwd="/p", nv=True, options="--x 'y z'", program="/opt/apptainer"
+    )
+    argv = words(runner)
+    assert argv[3] == leash()
+    assert argv[4 : argv.index("docker://i")] == (
+        *("/opt/apptainer", "--quiet", "exec", "--pid", "--cleanenv", "--nv", "--pwd=/p", "--bind=/a:/b:ro"),
+        *("--x", "y z"),
+    )
+    assert argv[-3:] == ("sh", "-c", "true")
+
+
+@pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
+def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "urandom", bytes)
+    runner = cls(
+        *("i:1", "/a:/b:ro /c"), user="7", group="8", network="host", workdir="/w", cpus="2", memory="1g",
+        mount_cwd="no", options="--x 'y z'", env="A='b c'",
+    )  # fmt: skip
+    command = runner.prepare(job("t", env={"TASK": "1"}))
+    argv = command.argv
+    given = argv[4 : argv.index("i:1")]
+    assert [word for word in given if not word.startswith("--env=")] == [
+        *(runner.program, "run", "--rm", "--init", "--interactive", "--pull=never", "--log-driver=none"),
+        *("--name=taskfarmer-3.2-000000000000", "--network=host", "--user=7:8", "--cpus=2", "--memory=1g"),
+        *("--workdir=/w", "--volume", "/a:/b:ro", "--volume", "/c:/c:rw", "--x", "y z", "--entrypoint="),
+    ]
+    assert {"--env=A", "--env=TASK", "--env=PROC_NUMBER", "--env=TASKFARMER_ATTEMPT"} <= set(given)
+    assert command.env == {"A": "b c"}
+
+
+def test_no_network_and_the_directory_of_the_task_unless_said_otherwise(tmp_path: Path) -> None:
+    argv = words(PodmanRunner("i"), cwd=str(tmp_path))
+    assert {"--network=none", f"--workdir={tmp_path}", f"{tmp_path}:{tmp_path}:rw"} <= set(argv)
+    assert not any(word.startswith("--network") for word in words(PodmanRunner("i", network="default")))
+
+
+def test_each_attempt_has_a_name_of_its_own() -> None:
+    runner = PodmanRunner("i")
+    names = {word for _ in range(20) for word in words(runner) if word.startswith("--name=")}
+    assert len(names) == 20
+
+
+def test_docker_makes_files_of_the_farms_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1001)
+    monkeypatch.setattr(os, "getgid", lambda: 1002)
+    assert "--user=1001:1002" in words(DockerRunner("i"))
+    assert not any(word.startswith("--user") for word in words(PodmanRunner("i")))
+
+
+def test_the_words_for_srun() -> None:
+    runner = SlurmStepRunner("--mpi=none", nodes="2", ntasks="4")
+    assert words(runner, "t", cpus=3, memory_bytes=(1 << 20) + 1, gpus=2) == (
+        *("srun", "--nodes=2", "--ntasks=4", "--cpus-per-task=3", "--exact", "--mem=2M", "--gpus=2", "--mpi=none"),
+        *("sh", "-c", "t"),
+    )
+
+
+def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
+    argv = words(SlurmStepRunner(inner=ApptainerRunner("docker://i", program="a")))
+    assert argv[:5] == ("/bin/sh", "-c", 'exec "$@" <"$0"', leash(), "srun")
+    assert argv.count(leash()) == 1
+    assert "/dev/stdin" in argv
+
+
+# bad input, when the runner is made
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PodmanRunner(""), "no name of an image"),
+        (lambda: PodmanRunner("--privileged"), "no name of an image"),
+        (lambda: PodmanRunner("i", shell="zsh"), "sh and bash"),
+        (lambda: PodmanRunner("i", workdir="w"), "not an absolute path"),
+        (lambda: PodmanRunner("i", pull="often"), "missing, never, always"),
+        (lambda: PodmanRunner("i", group="1"), "group without user"),
+        (lambda: PodmanRunner("i", env="A"), "NAME=VALUE"),
+        (lambda: PodmanRunner("i", options="'"), "No closing quotation"),
+        (lambda: PodmanRunner("i", nv="yes"), "it takes no nv"),
+        (lambda: PodmanRunner("i", **{"inner.script": "x"}), "without inner"),
+        (lambda: PodmanRunner("i", inner="taskfarmer.runners.NoSuch"), "has no class NoSuch"),
+        (lambda: PodmanRunner("i", inner=EnvironmentRunner(env="A=1", once=True)), "captured once"),
+        (lambda: PodmanRunner("i", stageout="x"), "without tempdir"),
+        (lambda: PodmanRunner("i", tempdir="yes", stageout="../x"), "leads out"),
+        (lambda: ApptainerRunner("i", cleanenv="perhaps"), "neither yes nor no"),
+        (EnvironmentRunner, "nothing to set up"),
+        (lambda: SlurmStepRunner(ntasks="0"), "at least 1"),
+        (lambda: SlurmStepRunner(nodes="2"), "more than ntasks"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_runner_is_made(make: Callable[[], Runner], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        make()
+
+
+class _Old(Runner):
+    def run(self, taskid: int, command: str, logfh: Any) -> int:
+        return 0
+
+
+def test_an_old_runner_cannot_be_inside_another() -> None:
+    with pytest.raises(InputError, match="no prepare"):
+        PodmanRunner("i", inner=_Old())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_missing_program_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=f"{name}: no such program on PATH"):
+        CLASSES[name](str(tmp_path)).check()
+
+
+# containers for real
+
+
+def test_a_task_runs_inside(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROC_NUMBER", "3")
+    runner = made(engine, env="GIVEN='a  b'")
+    runner.check()
+    line = 'cat /etc/os-release; echo "$PROC_NUMBER $GIVEN"; cat; echo bad >&2; exit 7'
+    assert run(runner, line, tmp_path) == (7, "NAME=mini\n3 a  b\nbad\n")
+    runner.job = Job(taskid=3, task=Task(text="t", argv=("echo", "a b", "$X")), attempt=1, slot=0, workdir="w")
+    assert run(runner, runner.job.task.line, tmp_path) == (0, "a b $X\n")
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "it's", 'a"b', "a,b", "a:b", "a\\b", "$HOME"])
+def test_a_mount_of_any_name_works(engine: Engine, tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    source.mkdir()
+    (source / "in").write_text("here")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    arguments = {} if engine.name == "apptainer" else {"mount_cwd": False}
+    runner = made(
+        engine, [Mount(str(source), "/mnt", read_only=True), Mount(str(source), f"/work/{name}")], **arguments
+    )
+    runner.check()
+    status, said = run(runner, f"cat /mnt/in; touch /mnt/no || cp /mnt/in '/work/'{quoted(name)}/out", tmp_path)
+    assert (status, "here" in said) == (0, True), said
+    assert "Read-only" in said
+    assert (source / "out").read_text() == "here"
+    assert not (source / "no").exists()
+
+
+def quoted(name: str) -> str:
+    """Return a word of a shell line."""
+    return "'" + name.replace("'", "'\\''") + "'"
+
+
+def test_what_a_container_needs_is_checked_before_anything_runs(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or directory"):
+        made(engine, str(tmp_path / "no")).check()
+    with pytest.raises(InputError, match="cannot run a container"):
+        made(engine, options="--no-such-option").check()
+    arguments = {} if engine.name == "apptainer" else {"pull": "never"}
+    with pytest.raises(InputError, match="nosuch"):
+        CLASSES[engine.name]("nosuch", **arguments).check()
+
+
+def test_bad_input_is_one_line_and_nothing_runs(farm: Farm, engine: Engine) -> None:
+    define(farm, "inside", CLASSES[engine.name].__name__, image=engine.image, inner="x.y")
+    farm.write("true")
+    end = farm.run("--runner", "inside")
+    assert end.status == 2
+    assert len(end.err.splitlines()) == 1
+    assert "runners.ini:1: [inside]" in end.err
+    assert not farm.workdir.exists()
+
+
+def test_statuses_of_the_program_itself_are_told_from_the_tasks(engine: Engine, tmp_path: Path) -> None:
+    runner = made(engine)
+    runner.image = runner.digest = f"{tmp_path}/no" if engine.name == "apptainer" else "localhost/no:1"
+    status, said = run(runner, "true", tmp_path)
+    assert status == (255 if engine.name == "apptainer" else 125)
+    assert f"taskfarmer: status {status} of {engine.name}: the container could not be" in said
+
+
+def test_a_farm_runs_inside(farm: Farm, engine: Engine) -> None:
+    define_engine(farm, engine)
+    tasks: list[dict[str, Any]] = [
+        {"command": "cat /etc/os-release; echo $A", "env": {"A": "x y"}},
+        {"command": "exit 7"},
+    ]
+    farm.list.write_text("".join(f"{json.dumps(task)}\n" for task in tasks))
+    end = farm.run("--runner", "inside", "-n", "2", "--tasklist", "jsonl")
+    assert end.status == 1, end
+    assert farm.log(0) == "NAME=mini\nx y\n"
+    assert farm.counts() == {"finished": 1, "failed": 1}
+
+
+SLEEP = "sleep 300 & setsid sleep 300 & sleep 300"
+
+
+def sleepers(farm: Farm) -> list[int]:
+    """Return the living processes of tasks of a farm, also those of containers, whoever is their parent."""
+    token = f"TASKFARMER_WORKDIR={farm.workdir}".encode()
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            asleep = b"sleep" in Path(f"/proc/{name}/cmdline").read_bytes()
+            if asleep and token in Path(f"/proc/{name}/environ").read_bytes():
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_time_limit_ends_the_container(farm: Farm, engine: Engine) -> None:
+    define_engine(farm, engine)
+    farm.write(SLEEP)
+    end = farm.run("--runner", "inside", "--task-timeout", "3", "--stop-grace", "1")
+    assert end.status == 1, end
+    wait_for(lambda: not sleepers(farm), "the container to end")
+    no_container(engine)
+
+
+def no_container(engine: Engine) -> None:
+    """Hold that no container of ours is left, running or not."""
+    if engine.name != "apptainer":
+        wait_for(lambda: not engine.call("ps", "--filter=name=taskfarmer", "--quiet"), "no container")
+
+
+def test_a_stop_ends_a_container_that_ignores_it(farm: Farm, engine: Engine) -> None:
+    define_engine(farm, engine, **({"cleanenv": "yes"} if engine.name == "apptainer" else {}))
+    farm.write(f"trap '' TERM; {SLEEP}")
+    farmers = farm.start_all("--runner", "inside", "--stop-grace", "1")
+    farm.wait_for_runs(1)
+    wait_for(lambda: len(sleepers(farm)) >= 3, "the task to work")
+    for farmer in farmers:
+        farmer.signal(signal.SIGINT)
+        farmer.signal(signal.SIGINT)
+    for farmer in farmers:
+        farmer.wait()
+    wait_for(lambda: not sleepers(farm), "the container to end")
+    no_container(engine)
+
+
+@pytest.mark.parametrize("whom", ["loop", "guardian", "both"])
+def test_a_killed_farmer_leaves_no_container(lone: Farm, engine: Engine, whom: str) -> None:
+    define_engine(lone, engine)
+    lone.write(SLEEP)
+    farmer = lone.start("--runner", "inside")
+    wait_for(lambda: len(sleepers(lone)) >= 3, "the task to work")
+    loop = farmer.loop()
+    if whom == "both":
+        kill(farmer.pid, signal.SIGSTOP)
+    if whom != "guardian":
+        kill(loop)
+    if whom != "loop":
+        kill(farmer.pid)
+    wait_for(lambda: not sleepers(lone), "the container to end")
+    farmer.close()
+    if engine.name == "podman":  # its clean-up may have been killed, too, which leaves a record of the dead
+        remove_containers()
+    no_container(engine)
+
+
+def test_results_are_brought_back_from_a_fresh_directory(engine: Engine, tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    runner = made(engine, tempdir="yes", stageout="'a b*' sub", destination=f"{back}/{{taskid}}")
+    runner.check()
+    status, said = run(runner, "pwd; touch 'a b1' 'a b2' no; mkdir sub; echo x >sub/y", tmp_path)
+    assert status == 0, said
+    assert sorted(path.name for path in (back / "3").iterdir()) == ["a b1", "a b2", "sub"]
+    assert (back / "3" / "sub" / "y").read_text() == "x\n"
+    assert not Path(said.strip()).exists()
+    status, said = run(runner, "true", tmp_path)
+    assert (status, "cannot bring back" in said) == (74, True)
+    assert run(runner, "touch 'a b3' sub; exit 5", tmp_path)[0] == 5
+    assert not (back / "3" / "a b3").exists()
+
+
+def test_a_setup_runs_in_the_container_and_its_failure_counts(engine: Engine, tmp_path: Path) -> None:
+    assert run(made(engine, setup="X=$(cat /etc/os-release) # why"), "echo $X", tmp_path) == (0, "NAME=mini\n")
+    assert run(made(engine, setup="false"), "echo no; exit 0", tmp_path) == (1, "")
+
+
+def test_an_environment_inside_a_container_is_set_up_there(farm: Farm, engine: Engine) -> None:
+    (farm.path / "set up.sh").write_text("declare -x NAME=$(cat /etc/os-release):$#\n")
+    inner = {"inner": "taskfarmer.runners.EnvironmentRunner", "inner.script": f"'{farm.path}/set up.sh'"}
+    define_engine(farm, engine, **inner)
+    farm.write("echo $NAME")
+    end = farm.run("--runner", "inside")
+    assert (end.status, farm.log(0)) == (0, "NAME=mini:0\n"), end
+
+
+# what only some have
+
+
+def test_a_clean_environment_has_only_what_the_task_is_given(
+    apptainer: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_HOST", "1")
+    monkeypatch.setenv("TASKFARMER_ATTEMPT", "9")
+    line = "echo $OF_THE_HOST $TASKFARMER_ATTEMPT $GIVEN"
+    assert run(made(apptainer, env="GIVEN=a,b"), line, tmp_path) == (0, "1 9 a,b\n")
+    assert run(made(apptainer, env="GIVEN=a,b", cleanenv=True), line, tmp_path) == (0, "9 a,b\n")
+
+
+def test_a_task_that_dies_by_a_signal_does_so_outside_too(apptainer: Engine, tmp_path: Path) -> None:
+    assert run(made(apptainer), "kill -9 $$", tmp_path)[0] == -signal.SIGKILL
+
+
+def test_a_container_has_no_network(daemon: Engine, tmp_path: Path) -> None:
+    runner = made(daemon)
+    assert run(runner, "ls /sys/class/net", tmp_path) == (0, "lo\n")
+
+
+def test_user_and_group_and_directory(daemon: Engine, tmp_path: Path) -> None:
+    runner = made(daemon, user="7", group="8", workdir="/var/tmp", mount_cwd=False)
+    assert run(runner, "id -u; id -g; pwd", tmp_path) == (0, "7\n8\n/var/tmp\n")
+
+
+def test_the_image_that_ran_is_recorded(daemon: Engine, farm: Farm) -> None:
+    define_engine(farm, daemon)
+    farm.write("true")
+    assert farm.run("--runner", "inside").status == 0
+    (record,) = (farm.workdir / "images").iterdir()
+    image = json.loads(record.read_text())
+    assert image["image"] == daemon.image
+    assert image["id"].removeprefix("sha256:") == record.stem
+    assert record.stem in daemon.call("image", "inspect", daemon.image)
+
+
+# environments
+
+
+def script(path: Path, text: str) -> str:
+    """Make a set-up script with a blank in its name, and return it as an argument."""
+    (path / "set up.sh").write_text(text)
+    return f"'{path}/set up.sh'"
+
+
+@pytest.mark.parametrize("once", ["no", "yes"])
+def test_a_task_has_the_environment_of_the_script(farm: Farm, once: str) -> None:
+    text = 'echo said; export A="x\n  y" N=$((N + 1)); unset GONE; f() { echo f; }; export -f f\n'
+    given = script(farm.path, f"{text}echo x >>{quoted(str(farm.path / 'times'))}\n")
+    define(farm, "site", "EnvironmentRunner", script=given, env="B='a b' C=$A", once=once)
+    farm.write(*['echo "$A|$B|$C|$N|${GONE-none}"'] * 3)
+    end = farm.run("--runner", "site", "-n", "1", env={"GONE": "1", "N": "1"})
+    assert end.status == 0, end
+    assert farm.log(2) == ("" if once == "yes" else "said\n") + "x\n  y|a b|$A|2|none\n"
+    times = len((farm.path / "times").read_text().splitlines())
+    assert times <= 2 * farm.farmers if once == "yes" else times == 3
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_setup_that_fails_is_the_tasks_or_the_farms_failure(tmp_path: Path, once: bool) -> None:
+    runner = EnvironmentRunner(script(tmp_path, "echo no licence >&2; return 3\n"), once=once)
+    if once:
+        with pytest.raises(InputError, match=r"no licence \(status 3\)"):
+            runner.check()
+    else:
+        runner.check()
+        assert run(runner, "echo ran", tmp_path) == (3, "no licence\n")
+
+
+def test_a_script_has_its_own_arguments_and_the_task_its_words(tmp_path: Path) -> None:
+    runner = EnvironmentRunner(script(tmp_path, "export SAID=$*\n") + " a 'b c'")
+    runner.job = Job(taskid=3, task=Task(text="t", argv=("printenv", "SAID")), attempt=1, slot=0, workdir="w")
+    assert run(runner, runner.job.task.line, tmp_path) == (0, "a b c\n")
+
+
+def test_a_missing_script_is_said() -> None:
+    with pytest.raises(InputError, match="no such file"):
+        EnvironmentRunner("/no/such").check()
+
+
+def test_modules_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init" / "bash").write_text('module() { [ "$1" = load ] && shift && export LOADED="$*"; }\n')
+    monkeypatch.setenv("MODULESHOME", str(tmp_path))
+    assert run(EnvironmentRunner(modules="gcc/12 root", once=True), "echo $LOADED", tmp_path) == (0, "gcc/12 root\n")
+    monkeypatch.setenv("MODULESHOME", "/no/such")
+    status, said = run(EnvironmentRunner(modules="gcc", env="LOADED=no"), "echo ran", tmp_path)
+    assert (status, "module: not found" in said) == (1, True)
+
+
+def test_an_environment_brings_results_back_too(tmp_path: Path) -> None:
+    runner = EnvironmentRunner(env="A=1", tempdir=str(tmp_path), stageout="*.out", destination=str(tmp_path / "back"))
+    runner.check()
+    assert run(runner, "pwd; echo $A >x.out", tmp_path)[0] == 0
+    assert (tmp_path / "back" / "x.out").read_text() == "1\n"
+
+
+# steps of Slurm, by a stand-in
+
+SRUN = """#!/bin/sh
+while :; do case $1 in --*) echo "$1" >>"$SRUN_SAID"; shift ;; *) break ;; esac; done
+exec "$@"
+"""
+
+
+@pytest.fixture
+def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for srun, which writes down its options and runs one task here; the answer is what it wrote."""
+    said = tmp_path / "srun.said"
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "srun"
+    program.write_text(SRUN)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SRUN_SAID", str(said))
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    return said
+
+
+def test_a_task_is_a_step(srun: Path, tmp_path: Path) -> None:
+    runner = SlurmStepRunner("--mpi=none")
+    runner.check()
+    assert run(runner, "echo $0 | wc -l; exit 4", tmp_path) == (4, "1\n")
+    assert srun.read_text().split() == ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--exact", "--mpi=none"]
+
+
+def test_a_step_needs_an_allocation(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID")
+    with pytest.raises(InputError, match="no allocation"):
+        SlurmStepRunner().check()
+
+
+@pytest.mark.usefixtures("srun")
+def test_a_container_runs_in_a_step(engine: Engine, tmp_path: Path) -> None:
+    runner = SlurmStepRunner(inner=made(engine))
+    runner.check()
+    assert run(runner, "cat /etc/os-release", tmp_path) == (0, "NAME=mini\n")
