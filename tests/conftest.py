@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,8 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` the farmers of tests would ignore it, too
 
 pytest.register_assert_rewrite("tests.farms")
 

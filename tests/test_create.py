@@ -15,7 +15,8 @@ import pytest
 from taskfarmer.core.entries import Join, Retry, Take
 from taskfarmer.core.model import encode_text
 from taskfarmer.definitions import Definition
-from taskfarmer.errors import InputError, WorkdirError
+from taskfarmer.errors import Damaged, InputError, WorkdirError
+from taskfarmer.farm import create as creating
 from taskfarmer.farm import edited
 from taskfarmer.farm.create import Opened, open_or_create
 from taskfarmer.farm.disk import Disk
@@ -75,6 +76,22 @@ def test_the_configuration_stands_in_the_log(tmp_path: Path) -> None:
 def test_an_empty_list_is_a_farm_that_has_nothing_to_do(tmp_path: Path) -> None:
     assert len(create(tmp_path / "w", []).ledger.state) == 0
     assert len(Ledger.open(tmp_path / "w").state) == 0
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["directory", "entries"])
+def test_a_farm_whose_log_is_gone_is_not_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """A new farm in its place would run again what has finished."""
+    log = create(tmp_path / "w").ledger.workdir.log
+    (tmp_path / "w/ledger/journal/a").write_text("what happened\n")
+    for entry in log.iterdir():
+        entry.unlink()
+    if whole:
+        log.rmdir()
+    monkeypatch.setattr(creating, "PATIENCE_S", 0.1)
+    left = everything(tmp_path)
+    with pytest.raises(Damaged, match="the log of this farm is gone"):
+        create(tmp_path / "w")
+    assert everything(tmp_path) == left
 
 
 RACER = """

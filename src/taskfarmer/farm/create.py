@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.entries import Entry, Farm
 from ..core.ids import format_ids
 from ..definitions import Definition
-from ..errors import InputError, WorkdirError
+from ..errors import Damaged, InputError, WorkdirError
 from . import edited
 from .disk import Disk, fresh_id
 from .ledger import CLI, Ledger
@@ -45,8 +45,10 @@ def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, di
     Raises:
         InputError: the list cannot be used, or is another one than the farm's; nothing is left behind.
         WorkdirError: the workdir cannot be made, read or written.
+        Damaged: farmers were at work here, and the log is gone.
     """
     workdir = Workdir(path)
+    _refuse_lost_log(workdir, disk)
     if workdir.is_farm() and _numbers(Log(workdir.log, workdir.new, disk)):
         return _take_up(workdir, config, digest, lines, disk)
     notes: list[str] = []
@@ -74,6 +76,26 @@ def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, di
                 time.sleep(0.05)
             return _take_up(workdir, config, digest, lines, disk)
     return Opened(Ledger.open(path, disk), created=True, notes=notes)
+
+
+def _refuse_lost_log(workdir: Workdir, disk: Disk) -> None:
+    """Journals without a log: a new farm there would do again what has finished.
+
+    Who writes a journal has joined, so the log is older. It is waited for, since a cache may be older still.
+    """
+    try:
+        worked = any(workdir.journals.iterdir())
+    except OSError:  # no farm; or it says so itself where it is opened
+        return
+    log = Log(workdir.log, workdir.new, disk)
+    deadline = time.monotonic() + PATIENCE_S
+    while worked and not (workdir.is_farm() and _numbers(log)):
+        if time.monotonic() > deadline:
+            raise Damaged(
+                f"{workdir.log}: the log of this farm is gone, and with it what has finished",
+                hint="restore it, or remove the workdir to do all tasks again",
+            )
+        time.sleep(0.05)
 
 
 def _numbers(log: Log) -> list[int]:

@@ -36,8 +36,9 @@ from .timeline import HEAD, TAIL, begins, ends, event
 
 BUDGET_S = 0.25
 """How long one update may read; the rest is for the next."""
-_PAUSE_S = 2.0
-_SHARE = 20.0
+_PAUSE_S, _MOST_PAUSE_S = 2.0, 4.0
+_SHARE, _BEHIND = 20.0, 8.0
+"""How many times as long as an update the pause after it is; the second where there is more to read."""
 _COPY_RATE = 64 << 20
 """Bytes a second that may be copied on average, so that a large farm does not write its timeline all day."""
 _SHOWN = bytes(code if code in (FINISHED, FAILED) else 0 for code in range(256))
@@ -99,7 +100,9 @@ class ViewKeeper:
             self._forget()
         now = time.monotonic()
         copied = self._remaining.copied + sum(view.copied for view in self._growing.values())
-        self._next_s = now + max(_PAUSE_S, _SHARE * (now - began), copied / _COPY_RATE)
+        spent = now - began
+        pause = max(_PAUSE_S, min(_SHARE * spent, _MOST_PAUSE_S), copied / _COPY_RATE) if done else _BEHIND * spent
+        self._next_s = now + pause
         return done
 
     def close(self) -> None:
