@@ -79,7 +79,9 @@ def test_an_empty_list_is_a_farm_that_has_nothing_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["directory", "entries"])
-def test_a_farm_whose_log_is_gone_is_not_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+def test_a_farm_whose_log_is_gone_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
     """A new farm in its place would run again what has finished."""
     log = create(tmp_path / "w").ledger.workdir.log
     (tmp_path / "w/ledger/journal/a").write_text("what happened\n")
@@ -91,6 +93,8 @@ def test_a_farm_whose_log_is_gone_is_not_made_anew(tmp_path: Path, monkeypatch: 
     left = everything(tmp_path)
     with pytest.raises(Damaged, match="the log of this farm is gone"):
         create(tmp_path / "w")
+    with pytest.raises(Damaged, match="the log of this farm is gone"):
+        Ledger.open(tmp_path / "w")
     assert everything(tmp_path) == left
 
 

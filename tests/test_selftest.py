@@ -174,6 +174,23 @@ def test_bad_usage_is_one_line(tmp_path: Path, options: list[str], text: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("rank", "count"), [("5", "2"), ("x", "2"), ("0", "")])
+def test_ranks_that_make_no_sense_are_refused(tmp_path: Path, rank: str, count: str) -> None:
+    party = start("--dir", tmp_path, "--hosts", "srun", env={"SLURM_PROCID": rank, "SLURM_NTASKS": count})
+    _, said = party.communicate(timeout=LIMIT_S)
+    assert (party.returncode, said.count("\n")) == (2, 1)
+    assert "not started by srun" in said
+
+
+def test_a_disk_that_fills_up_is_said(tmp_path: Path) -> None:
+    with Conductor(tmp_path, keep=False) as conductor:
+        conductor._words.close()
+        conductor._words = meeting.Words(Path("/dev/full"), create=False)
+        with pytest.raises(WorkdirError, match="nothing can be written there any more: No space"):
+            conductor._tick()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
     _refused(selftest("--dir", tmp_path / "none"), "there is no such directory on")
 

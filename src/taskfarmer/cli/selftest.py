@@ -144,9 +144,9 @@ def _party(hosts: str | None, nodes: int | None, surroundings: Config) -> _Party
         raise click.UsageError("--hosts and --nodes are two ways to say the same: give one")
     if hosts == "srun":
         rank, count = (surroundings.environ.get(name, "") for name in ("SLURM_PROCID", "SLURM_NTASKS"))
-        if not rank.isdigit() or not count.isdigit():
+        if not (rank.isdigit() and count.isdigit() and int(rank) < int(count)):
             raise InputError(
-                "--hosts srun: this was not started by srun (SLURM_PROCID and SLURM_NTASKS are not set)",
+                "--hosts srun: this was not started by srun (SLURM_PROCID, SLURM_NTASKS are not set, or make no sense)",
                 hint="srun -N4 --ntasks-per-node=1 taskfarmer selftest --dir DIR --hosts srun",
             )
         return _Party(others=int(count) - 1, follows=int(rank) > 0)

@@ -53,7 +53,10 @@ class Ledger:
         workdir = Workdir(path)
         if not workdir.path.is_dir():
             raise WorkdirError(f"{path}: there is no such workdir", hint="name the directory that `run` made")
+        lost = Damaged(f"{workdir.log}: the log of this farm is gone, and with it what has finished", hint="restore it")
         if not workdir.is_farm():
+            if workdir.was_farm():
+                raise lost
             hint = (
                 "it was left by PyTaskFarmer: `taskfarmer run` its list with this workdir" if workdir.is_old() else ""
             )
@@ -66,6 +69,8 @@ class Ledger:
                 f"{error.filename}: {error.strerror}", hint="ask its owner for the right to read"
             ) from error
         if not ledger.state.number:
+            if workdir.was_farm():
+                raise lost
             raise WorkdirError(f"{path}: the farm was never completed", hint="run its list with this workdir again")
         return ledger
 

@@ -101,7 +101,7 @@ class SegmentFile:
         except IndexError as error:
             raise Damaged(f"{self._path}: task {number} cannot be read ({error})") from error
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and self._path.parent.is_dir():
+            if isinstance(error, FileNotFoundError) and self._path.parent.parent.is_dir():
                 raise Damaged(f"{self._path}: task {number} cannot be read ({error.strerror})") from error
             raise WorkdirError(f"{self._path}: task {number} cannot be reached ({error.strerror})") from error
         task = self._decoded(line, number)

@@ -39,9 +39,13 @@ class Workdir:
         """Whether there is a ledger."""
         return self.log.is_dir()
 
+    def was_farm(self) -> bool:
+        """Whether farmers of ours worked here: there are journals."""
+        return self.journals.is_dir() and any(self.journals.iterdir())
+
     def is_old(self) -> bool:
         """Whether PyTaskFarmer left its traces here, and no farm of ours, or one that was never completed."""
-        if self.is_farm() and any(self.log.iterdir()):
+        if (self.is_farm() and any(self.log.iterdir())) or self.was_farm():
             return False
         return any((self.path / name).exists() for name in ("toprocess", "finished", "failed"))
 

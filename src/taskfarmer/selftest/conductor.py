@@ -153,7 +153,7 @@ class Conductor:
         """Say something, so that the workers know that somebody is there."""
         if time.monotonic() - self._ticked_s > TICK_S:
             self._ticked_s = time.monotonic()
-            self._words.say({"tick": True, **more})
+            self._say({"tick": True, **more})
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Conductor:
         for worker, operation, arguments in orders:
             self._number += 1
             lines.append({"n": self._number, "to": worker.id, "op": operation, "with": arguments})
-        self._words.say(*lines)
+        self._say(*lines)
         return [line["n"] for line in lines]
 
     def next_number(self) -> int:
@@ -195,6 +195,15 @@ class Conductor:
             if "error" in line:
                 raise NotOk(line["error"])
         return [found[number]["ok"] for number in numbers]
+
+    def _say(self, *lines: Line) -> None:
+        try:
+            self._words.say(*lines)
+        except OSError as error:
+            raise WorkdirError(
+                f"{self.meeting.path}: nothing can be written there any more: {error.strerror}",
+                hint="free some space; the self-test needs a few megabytes",
+            ) from error
 
     def ask(self, *orders: tuple[Worker, str, dict[str, Any]], limit_s: float = 3 * PATIENCE_S) -> list[Answer]:
         """Give orders, and wait for the answers."""
