@@ -13,7 +13,9 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` the farmers of tests would ignore it, too
+# Under `nohup`, or in the background of a script, the farmers of tests would ignore them, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("tests.farms")
 
