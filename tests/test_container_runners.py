@@ -260,10 +260,10 @@ def test_a_mount_of_any_name_works(engine: Engine, tmp_path: Path, name: str) ->
     outside.mkdir()
     arguments = {} if engine.name == "apptainer" else {"mount_cwd": False}
     runner = made(
-        engine, [Mount(str(source), "/mnt", read_only=True), Mount(str(source), f"/work/{name}")], **arguments
+        engine, [Mount(str(source), "/mnt", read_only=True), Mount(str(source), f"/data/{name}")], **arguments
     )
     runner.check()
-    status, said = run(runner, f"cat /mnt/in; touch /mnt/no || cp /mnt/in '/work/'{quoted(name)}/out", tmp_path)
+    status, said = run(runner, f"cat /mnt/in; touch /mnt/no || cp /mnt/in '/data/'{quoted(name)}/out", tmp_path)
     assert (status, "here" in said) == (0, True), said
     assert "Read-only" in said
     assert (source / "out").read_text() == "here"
