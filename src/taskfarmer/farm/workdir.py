@@ -8,6 +8,7 @@ ledger/alive/FARMER                       heartbeats (`farm.ledger`)
 ledger/tasks/*.jsonl                      the tasks (`farm.segments`)
 ledger/packs/FARMER.*                     output of tasks (`--logs packed`)
 ledger/new/                               entries being written; rubbish after a crash
+jobs/NAME/                                what was handed to a batch system (`farm.submissions`)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Workdir:
         self.packs = self.ledger / "packs"
         self.new = self.ledger / "new"
         self.logs = self.path / "logs"
+        self.jobs = self.path / "jobs"
 
     def directories(self) -> list[Path]:
         """Every directory of a farm, parents first."""

@@ -1,0 +1,237 @@
+"""What was handed to batch systems: a directory of the workdir for each submission, so that nothing is forgotten.
+
+    jobs/NAME/request.json    what was to be submitted, and to which system; written before it is
+    jobs/NAME/job.sh ...      what the system is given (`BatchSystem.files`)
+    jobs/NAME/answer.json     what became of it: the job ids, a refusal, or that nobody knows
+    jobs/NAME/revoked         jobs that start from now on do nothing (`batch.script`)
+    jobs/NAME/results/N       what element N left behind (`farm.executors.element`)
+    jobs/NAME/seen            elements whose end is in the ledger
+    jobs/NAME/out.N           what the job itself said
+
+NAME is unique, and the batch system keeps it. Who is killed between request and answer has left a name to ask for: see
+`settle`. Of two that work on one workdir each makes submissions of its own, so no file has two writers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..batch import BatchSystem, JobId, JobState, Needs, Outcome, Refused, Steps, Submission, Submitted, Unsure
+from ..batch.script import REVOKED
+from ..errors import WorkdirError
+from .disk import Disk
+
+Kind = Literal["pilots", "tasks"]
+VERSION = 1
+SETTLED_S = 60.0
+"""How long after a request whose answer is not known the queue is believed to be without it: as long as a call may
+take (`batch.calls.LIMIT_S`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One submission as it stands in its directory. `time`: seconds since the epoch; `extra`: the submitter's own.
+
+    `outcome` is None while nobody knows more than that it was to be made.
+    """
+
+    kind: Kind
+    system: str
+    submission: Submission
+    time: float
+    extra: Mapping[str, Any]
+    outcome: Outcome | None = None
+
+    @property
+    def jobs(self) -> tuple[JobId, ...]:
+        """The ids of its jobs, by element from 1; empty if it is not known to have any."""
+        return self.outcome.jobs if isinstance(self.outcome, Submitted) else ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not known what became of it."""
+        return self.outcome is None or isinstance(self.outcome, Unsure)
+
+
+def fresh_name() -> str:
+    """Return a name that no submission ever had: `tf` and 48 random bits."""
+    return "tf" + os.urandom(6).hex()
+
+
+class Submissions:
+    """The submissions of a workdir. `path`: its directory `jobs`, made when it is first needed."""
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.path = path
+        self._disk = disk
+
+    def directory(self, name: str) -> Path:
+        """Where a submission stands."""
+        return self.path / name
+
+    def request(
+        self,
+        kind: Kind,
+        system: BatchSystem,
+        submission: Submission,
+        now: float,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """Write down what is to be submitted, and what the system needs for it; `submission.directory` must be ours.
+
+        Raises:
+            InputError: the system cannot do what is asked for; nothing was written.
+            OSError: it cannot be written; nothing is to be submitted.
+        """
+        files = system.files(submission)
+        request = Request(kind=kind, system=system.name, submission=submission, time=now, extra=dict(extra or {}))
+        self._disk.mkdir(str(self.path))
+        directory = str(submission.directory)
+        self._disk.mkdir(directory)
+        if kind == "tasks":
+            self._disk.mkdir(f"{directory}/results")
+        for name, text in files.items():
+            self._disk.put(f"{directory}/{name}", text.encode(errors="surrogateescape"), sync=False)
+        os.chmod(f"{directory}/job.sh", 0o755)
+        self._disk.put(f"{directory}/request.json", _dumped(request))
+        self._disk.sync_directory(str(self.path))
+        return request
+
+    def submit(self, system: BatchSystem, request: Request) -> Steps[Request]:
+        """Hand it over, and write down what became of it; return the request with its outcome."""
+        outcome = yield from system.submit(request.submission)
+        return self.answered(request, outcome)
+
+    def answered(self, request: Request, outcome: Outcome) -> Request:
+        """Write down what became of it. A full disk does not matter: then the system is asked for the name again."""
+        text = json.dumps({"version": VERSION, **_answer(outcome)})
+        with suppress(OSError):
+            self._disk.put(f"{request.submission.directory}/answer.json", text.encode())
+        return replace(request, outcome=outcome)
+
+    def settle(self, system: BatchSystem, request: Request, now: float) -> Steps[Request]:
+        """Ask the system what became of an open request; return it with its outcome, or as it is: ask again later.
+
+        Nothing is found: it may still be on its way, if its submitter was killed a moment ago. When that is over it is
+        revoked first and looked for once more, so that one which is later still does nothing. What is found then and
+        has not begun is cancelled: it would do nothing.
+
+        Raises:
+            NoAnswer: the system cannot be asked now.
+        """
+        name = request.submission.name
+        if found := (yield from system.find(name)):
+            return self.answered(request, Submitted(_in_order(found, request.submission.count)))
+        if now - request.time < SETTLED_S:
+            return request
+        self.revoke(request)
+        found = yield from system.find(name)
+        if found:
+            states = yield from system.poll(found.values())
+            waiting = [job for job, status in states.items() if status.state in (JobState.QUEUED, JobState.HELD)]
+            yield from system.cancel(waiting)
+            return self.answered(request, Submitted(_in_order(found, request.submission.count)))
+        return self.answered(request, Refused("it never came to the queue", again=True))
+
+    def revoke(self, request: Request) -> None:
+        """Tell jobs of this submission that start from now on to do nothing.
+
+        Raises:
+            OSError: it cannot be said.
+        """
+        self._disk.put(str(request.submission.directory / REVOKED), b"")
+
+    def all(self, kind: Kind | None = None) -> list[Request]:
+        """Return all that were made (of one kind), the oldest first; directories without a request never were one.
+
+        Raises:
+            WorkdirError: a request cannot be read.
+        """
+        read = (self.read(name) for name in self._names())
+        found = [request for request in read if request is not None and kind in (None, request.kind)]
+        return sorted(found, key=lambda request: (request.time, request.submission.name))
+
+    def _names(self) -> list[str]:
+        try:
+            return self._disk.names(str(self.path))
+        except FileNotFoundError:
+            return []
+
+    def read(self, name: str) -> Request | None:
+        """Return one submission; None if its request was not written to the end: it was never handed over.
+
+        Raises:
+            WorkdirError: it cannot be read.
+        """
+        directory = self.directory(name)
+        try:
+            value = json.loads(self._disk.read(f"{directory}/request.json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise WorkdirError(f"{directory}/request.json cannot be read: {error}") from error
+        try:
+            if value["version"] > VERSION:
+                raise WorkdirError(f"{directory} is of a later taskfarmer", hint="use that one")
+            return _loaded(value, directory, self._outcome(directory))
+        except (KeyError, TypeError) as error:
+            raise WorkdirError(f"{directory}/request.json is no request: {error!r}") from error
+
+    def _outcome(self, directory: Path) -> Outcome | None:
+        try:
+            value = json.loads(self._disk.read(f"{directory}/answer.json"))
+            if "jobs" in value:
+                return Submitted(tuple(JobId(job) for job in value["jobs"]))
+            return Refused(value["refused"], value["again"]) if "refused" in value else Unsure(value["unsure"])
+        except (FileNotFoundError, ValueError, KeyError):  # not there, or torn: the system knows
+            return None
+
+
+def _in_order(found: Mapping[int, JobId], count: int) -> tuple[JobId, ...]:
+    """Return the ids by element; an element that the system does not know any more has an empty one."""
+    return tuple(found.get(element, JobId("")) for element in range(1, count + 1))
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    match outcome:
+        case Submitted():
+            return {"jobs": list(outcome.jobs)}
+        case Refused():
+            return {"refused": outcome.why, "again": outcome.again}
+        case Unsure():
+            return {"unsure": outcome.why}
+
+
+def _dumped(request: Request) -> bytes:
+    submission = asdict(request.submission)
+    submission["directory"] = str(request.submission.directory)
+    submission["needs"] = {key: value for key, value in submission["needs"].items() if value != getattr(Needs(), key)}
+    value = {
+        "version": VERSION,
+        "kind": request.kind,
+        "system": request.system,
+        "time": request.time,
+        "submission": submission,
+        "extra": dict(request.extra),
+    }
+    return json.dumps(value).encode()
+
+
+def _loaded(value: Mapping[str, Any], directory: Path, outcome: Outcome | None) -> Request:
+    given = dict(value["submission"])
+    given["directory"] = directory  # a workdir may have been moved
+    given["needs"] = Needs(**given["needs"])
+    return Request(
+        kind=value["kind"],
+        system=value["system"],
+        submission=Submission(**given),
+        time=value["time"],
+        extra=value["extra"],
+        outcome=outcome,
+    )
