@@ -413,6 +413,9 @@ class Stage(Disk, Clock):
 class Runs:
     """An executor whose processes are a dictionary: task and attempt. They end when `end` says so."""
 
+    keeps_time = False
+    trouble = ""
+
     def __init__(self) -> None:
         self.running: dict[int, int] = {}
         self._ends: list[Exit] = []

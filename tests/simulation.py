@@ -341,6 +341,9 @@ class SharedLog(Log):
 class FakeTasks:
     """An executor whose attempts last as long as `seconds_of` says of their task, and succeed."""
 
+    keeps_time = False
+    trouble = ""
+
     def __init__(self, shared: Shared, farmer: int, seconds_of: Callable[[int], float]) -> None:
         self._world = shared.world
         self._trace = shared.trace

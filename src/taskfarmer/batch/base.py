@@ -175,6 +175,8 @@ class BatchSystem(ABC):
     """For people: `Slurm`, `HTCondor`."""
     programs: ClassVar[tuple[str, ...]]
     """The commands that it needs; the first tells whether the system is here."""
+    reads: ClassVar[str] = ""
+    """The file in the submission's directory that the submitting command reads as its standard input, if any."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ

@@ -8,11 +8,13 @@ answer whatever it likes.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,13 +54,13 @@ class Answer:
         self.status = status
         self.err = err
         self._out = out
+        weakref.finalize(self, out.close)
 
     @classmethod
     def of(cls, call: Call, status: int = 0, out: str | bytes = b"", err: str = "") -> Answer:
         """Return an answer made by hand."""
-        file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - it lives as long as the answer
-        file.write(out if isinstance(out, bytes) else out.encode(errors="surrogateescape"))
-        return cls(call, status, file, err)
+        output = out if isinstance(out, bytes) else out.encode(errors="surrogateescape")
+        return cls(call, status, io.BytesIO(output), err)
 
     @property
     def text(self) -> str:
@@ -71,6 +73,14 @@ class Answer:
         self._out.seek(0)
         for line in self._out:
             yield line.decode(errors="replace").rstrip("\r\n")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the output is empty or ends with a line's end; else it was cut, and lines may be missing."""
+        if self._out.seek(0, os.SEEK_END) == 0:
+            return True
+        self._out.seek(-1, os.SEEK_END)
+        return self._out.read(1) == b"\n"
 
     @property
     def ok(self) -> bool:

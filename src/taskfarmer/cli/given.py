@@ -17,10 +17,11 @@ from ..config import Config
 from ..core.policy import Rules
 from ..farm import host
 from ..farm.allocation import Source, moment, source_of
-from ..farm.options import FarmConfig, FarmerOptions
+from ..farm.options import Elsewhere, FarmConfig, FarmerOptions
 from ..farm.sharing import job_of
 from ..tasklists.units import parse_bytes
-from .types import MOST_SECONDS, MOST_SLOTS, Seconds
+from .joboptions import JOB_OPTIONS, needs_of
+from .types import MOST_SECONDS, MOST_SLOTS, Count, Seconds
 
 BUILT_IN_DEFAULT = "default"
 WIDE = 64
@@ -38,9 +39,12 @@ def _failures(_ctx: click.Context, _param: click.Parameter, value: str | None) -
         limit = float(number)
     except ValueError:
         limit = -1.0
-    if not math.isfinite(limit) or limit < 0 or (not value.endswith("%") and limit != int(limit)):
+    percent = value.endswith("%")
+    if not math.isfinite(limit) or limit < 0 or (not percent and limit != int(limit)):
         raise click.BadParameter(f"{value!r} is neither a number of tasks (10) nor a share of them (5%)")
-    return limit, value.endswith("%")
+    if percent and limit > 100:
+        raise click.BadParameter(f"{value} is more than all tasks (100%)")
+    return limit, percent
 
 
 def _bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
@@ -61,22 +65,35 @@ def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
     return None if value is None else tuple(name for name in value.replace(" ", "").split(",") if name)
 
 
+BATCH_OPTIONS: list[Callable[[Command], Command]] = [
+    click.option("--batch", metavar="SYSTEM",
+                 help="Run the tasks as jobs of a batch system: auto, slurm, htcondor, lsf, pbs, sge or local."),
+    click.option("--one-job-per-task", is_flag=True,
+                 help="With --batch: each task is a job, for long tasks with needs of their own; --proc is how many are"
+                      " in the queue at once (1000), --memory what each asks for that does not say."),
+    *JOB_OPTIONS,
+    click.option("--batch-option", "native", multiple=True, metavar="OPTION",
+                 help="An option for the submitting command, as it is: --batch-option=--qos=debug."),
+]  # fmt: skip
+JOBS_AT_ONCE = 1000
+"""Jobs of a farmer that are in a queue at once, unless --proc says otherwise."""
+
 FARMER_OPTIONS: list[Callable[[Command], Command]] = [
-    click.option("--proc", "-n", "slots", type=click.IntRange(1, MOST_SLOTS), metavar="N",
+    click.option("--proc", "-n", "slots", type=Count(1, MOST_SLOTS), metavar="N",
                  help="Slots: how many CPUs' worth of tasks run at once.  [default: the usable CPUs, but for those that"
                       " other farmers of the farm have]"),
     click.option("--memory", callback=_bytes, metavar="SIZE",
                  help="Memory for tasks that ask for it, such as 64GB.  [default: what is usable, likewise]"),
     click.option("--gpus", callback=_names, metavar="NAMES",
                  help="GPUs for tasks that ask for them, such as 0,1.  [default: CUDA_VISIBLE_DEVICES, likewise]"),
-    click.option("--timeout", "limit_s", type=click.IntRange(1, MOST_SECONDS), metavar="S",
+    click.option("--timeout", "limit_s", type=Count(1, MOST_SECONDS), metavar="S",
                  help="Stop after so many seconds, as by a signal; tasks that run go back to toprocess."),
     click.option("--until", callback=_until, metavar="TIME",
                  help="Start nothing that cannot end by then, and leave in time: 18:00, 2026-11-21T18:00 or none."
                       "  [default: the end of the batch job]"),
-    click.option("--loops", type=click.IntRange(0), default=0, metavar="N",
+    click.option("--loops", type=Count(), default=0, metavar="N",
                  help="Split the slots over N processes that start tasks; 0: as many as they need."),
-    click.option("--retries", type=click.IntRange(0), default=0, show_default=True, metavar="N",
+    click.option("--retries", type=Count(), default=0, show_default=True, metavar="N",
                  help="Try a failed task up to N times more."),
     click.option("--retry-delay", type=Seconds(), default=1.0, show_default=True, metavar="S",
                  help="Seconds before the first retry; doubles each time (at most ten minutes), with jitter."),
@@ -84,6 +101,9 @@ FARMER_OPTIONS: list[Callable[[Command], Command]] = [
                  help="End a task that runs longer: TERM to its process group, after the grace KILL."),
     click.option("--max-failures", callback=_failures, metavar="N|N%",
                  help="Stop when so many tasks of the farm have failed."),
+    click.option("--max-losses", type=Count(), default=Rules().max_losses, show_default=True, metavar="N",
+                 help="Do not start a task again that was lost with its farmer more than N times: it may be what kills"
+                      " them."),
     click.option("--halt", type=click.Choice(["soon", "now"]), default="soon", show_default=True,
                  help="Then: finish what runs (soon), or end it (now)."),
     click.option("--stop-grace", type=Seconds(), default=2.0, show_default=True, metavar="S",
@@ -93,6 +113,7 @@ FARMER_OPTIONS: list[Callable[[Command], Command]] = [
     click.option("--pin", is_flag=True, help="Bind each task to the CPUs of its slots."),
     click.option("--runner", "-r", default=BUILT_IN_DEFAULT, show_default=True, metavar="NAME",
                  help="How tasks are run: a runner's name (see `taskfarmer runners`)."),
+    *BATCH_OPTIONS,
     click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else."),
     click.option("--verbose", "-v", is_flag=True, help="Print a line for each start and end of a task."),
@@ -129,6 +150,7 @@ class Given:
             "task_timeout_s": ("task_timeout", v["task_timeout"]),
             "max_failures": ("max_failures", limit),
             "max_failures_percent": ("max_failures", percent),
+            "max_losses": ("max_losses", v["max_losses"]),
             "halt": ("halt", v["halt"]),
             "stop_grace_s": ("stop_grace", v["stop_grace"]),
         }
@@ -138,6 +160,15 @@ class Given:
     def farmer(self, surroundings: Config) -> FarmerOptions:
         """Return what the farmer would like to have, and how long."""
         v = self.values
+        if (elsewhere := self.elsewhere(surroundings)) is not None:
+            return FarmerOptions(
+                slots=v["slots"] or JOBS_AT_ONCE,
+                asked=frozenset(["slots"]),
+                limit_s=v["limit_s"],
+                allocation=self.allocation(surroundings),
+                job=job_of(surroundings.environ),
+                elsewhere=elsewhere,
+            )
         cpus = host.usable_cpu_numbers(surroundings.environ)
         return FarmerOptions(
             slots=v["slots"] or len(cpus),
@@ -150,6 +181,33 @@ class Given:
             job=job_of(surroundings.environ),
         )
 
+    def elsewhere(self, surroundings: Config) -> Elsewhere | None:
+        """Return how the tasks are run as jobs; None: they run here.
+
+        Raises:
+            UsageError: half of it was said, or options that make no sense with it.
+            InputError: a value cannot be; the batch system is not here.
+        """
+        v = self.values
+        system, jobs = v.get("batch"), v.get("one_job_per_task")
+        if not system and not jobs:
+            said = [option for option in ("time_s", "queue", "account", "native", "env_script") if v.get(option)]
+            if said:
+                raise click.UsageError("options of batch jobs go with --batch SYSTEM --one-job-per-task")
+            return None
+        if not (system and jobs):
+            hint = "to have jobs that each run many tasks: `taskfarmer submit`"
+            raise click.UsageError(f"--batch SYSTEM and --one-job-per-task go together ({hint})")
+        for option, name in (("pin", "--pin"), ("gpus", "--gpus")):
+            if v[option]:
+                raise click.UsageError(f"{name} is for tasks that run here, not for --one-job-per-task")
+        if v["logs"] == "packed":
+            raise click.UsageError("--logs packed is for tasks that run here; jobs have files, or none")
+        from ..batch import choose
+
+        chosen = choose(system, surroundings.environ)
+        return Elsewhere(chosen.name if system == "auto" else system, needs_of(v, v["native"], memory_bytes=v["memory"]))
+
     def allocation(self, surroundings: Config) -> Source:
         """Return what tells when the farmer's time is over: the user, or else the batch job that it is in.
 
@@ -161,6 +219,8 @@ class Given:
 
     def loops(self, slots: int, surroundings: Config) -> int:
         """Return how many loops the slots are split over; by itself never more than there are CPUs to run them."""
+        if self.values.get("batch"):
+            return 1
         return int(self.values["loops"]) or min(-(-slots // WIDE), host.usable_cpus(surroundings.environ))
 
     def directory(self, config: FarmConfig, surroundings: Config) -> str:

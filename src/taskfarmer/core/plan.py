@@ -83,6 +83,8 @@ class Plan:
         self._left_s = float("inf")
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._typical_s: float | None = 0.0
+        self.keeps_time = True
+        """Whether attempts are ended here at their time-out; else who runs them does that, and says so."""
         self._seconds = 0.0
         self._ends: deque[float] = deque(maxlen=ENDS)
         self._overtaken = 0
@@ -105,27 +107,32 @@ class Plan:
 
     def wants(self) -> list[int]:
         """Return the tasks to take now, in order; mostly none."""
+        count = self.wants_about()
+        return self._fitting(count) if count else []
+
+    def wants_about(self) -> int:
+        """Return how many tasks to take now, if so many fit; mostly 0."""
         if self.mode != "work" or (not self.resources.free and len(self.queue) > self.resources.slots):
-            return []
-        alive = self.state.alive()
+            return 0
         free = self.resources.free
-        if len(self.queue) >= max(free, 1) and self.rate * policy.AHEAD_S / 4 < len(self.queue):
-            return []
+        if len(self.queue) >= max(free, 1) and self.rate * policy.low_s(1) < len(self.queue):
+            return 0
+        alive = self.state.alive()
         me = self.state.farmers[self.number - 1]
         if self.queue and any(farmer.want for farmer in alive if farmer is not me):
-            return []  # who has empty slots comes first: or we took at once what we gave back for it
-        count = policy.take_size(
+            return 0  # who has empty slots comes first: or we took at once what we gave back for it
+        return policy.take_size(
             slots=self.resources.slots,
             free=free,
             queued=len(self.queue),
             rate=self.rate,
             ready=self.state.status.count(READY),
-            all_slots=sum(farmer.slots for farmer in alive) or self.resources.slots,
+            all_slots=self._all_slots(),
             farmers=len(alive),
         )
-        if not count:
-            return []
-        return self._fitting(count)
+
+    def _all_slots(self) -> int:
+        return sum(farmer.slots for farmer in self.state.alive()) or self.resources.slots
 
     def _fitting(self, count: int) -> list[int]:
         found: list[int] = []
@@ -170,15 +177,31 @@ class Plan:
         wanted = sum(farmer.want for farmer in alive)
         if not wanted or not self.queue:
             return []
+        a_second = max(1.0, self.rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
         count = policy.give_back(
             queued=len(self.queue),
             rate=self.rate,
-            wanted=wanted - self.state.status.count(READY),
+            wanted=wanted - int(self.state.status.count(READY) / a_second),
             farmers=len(alive),
-            holders=sum(self.state.holds_more(farmer) for farmer in alive),
+            holders=sum(self.state.holds(farmer, more_than=farmer.slots) for farmer in alive),
             chance=chance,
+            all_slots=self._all_slots(),
         )
         return [self.queue.pop() for _ in range(count)]
+
+    def others_hold_much(self) -> bool:
+        """Whether what others have taken is more than all slots end in AHEAD_S, as far as this farmer can tell."""
+        slots = self._all_slots()
+        end_soon = slots * (1 + self.rate / self.resources.slots * policy.AHEAD_S)
+        return self.state.status.count(TAKEN) - len(self.queue) - len(self.running) > end_soon
+
+    def look_every_s(self) -> float:
+        """Return how often to look at the log: less often while there is enough for everybody."""
+        if not self.rate or len(self.state.deps) or any(farmer.want for farmer in self.state.alive()):
+            return 1.0
+        left_s = self.state.status.count(READY) / (self.rate / self.resources.slots * self._all_slots())
+        farmers = len(self.state.alive())
+        return policy.look_every_s(farmers=farmers, ahead_s=len(self.queue) / self.rate, left_s=left_s)
 
     # -- the end of the time there is ----------------------------------------------------------------------------------
 
@@ -251,6 +274,8 @@ class Plan:
 
     def _begin(self, id: int, task: Task, share: Share, now: float) -> Attempt:
         timeout = task.timeout_s if task.timeout_s is not None else self.rules.task_timeout_s
+        if not self.keeps_time:
+            timeout = None
         attempt = Attempt(id, self.state.tries_of(id).attempts + 1, task, share, now, timeout)
         self.running[id] = attempt
         if timeout is not None:
@@ -266,19 +291,30 @@ class Plan:
         if losses <= self.rules.max_losses:
             return ""
         attempt.reason = attempt.reason or "lost"
-        return f"its farmer died while it ran, {losses} times; it is not started, `taskfarmer retry` lets it run again"
+        lost = f"its farmer or its job was lost while it ran, {losses} times"
+        return f"{lost}; it is not started, `taskfarmer retry` lets it run again"
 
     # -- ending --------------------------------------------------------------------------------------------------------
 
     def ended(
-        self, id: int, status: int, now: float, time: float, usage: tuple[float, float, int], chance: float
+        self,
+        id: int,
+        status: int,
+        now: float,
+        time: float,
+        usage: tuple[float, float, int],
+        chance: float,
+        reason: str = "",
     ) -> Ended:
         """Take in that an attempt ended, and return the record of it: its outcome is decided here.
 
         `status` < 0 is a signal; `time` is the wall clock's for the record; `usage` user and system seconds and KiB;
-        `chance` in [0, 1) spreads retries.
+        `chance` in [0, 1) spreads retries. `reason`: why, as far as who ran it knows (`timeout`, `lost`, `nostart`).
         """
+        if reason in ("lost", "nostart") and not self.running[id].reason:
+            return self.not_started(id, now, time, reason, usage)
         attempt = self.running.pop(id)
+        attempt.reason = attempt.reason or reason
         self.resources.give(attempt.share)
         duration = max(now - attempt.began, 1e-6)
         if not attempt.reason:
@@ -293,12 +329,22 @@ class Plan:
             self._delay(id, now + policy.retry_delay(self.rules, failures, chance))
         return Ended(id, attempt.number, outcome, status, time, *usage, attempt.reason or "-")
 
-    def not_started(self, id: int, now: float, time: float) -> Ended:
-        """The machine could not start an announced attempt: its task comes again in a second. Return the record."""
+    def not_started(
+        self,
+        id: int,
+        now: float,
+        time: float,
+        reason: str = "nostart",
+        usage: tuple[float, float, int] = (0.0, 0.0, 0),
+    ) -> Ended:
+        """The machine could not start an announced attempt, or lost it: its task comes again in a second, at no cost.
+
+        Return the record.
+        """
         attempt = self.running.pop(id)
         self.resources.give(attempt.share)
         self._delay(id, now + 1.0)
-        return Ended(id, attempt.number, "back", 0, time, 0.0, 0.0, 0, "nostart")
+        return Ended(id, attempt.number, "back", 0, time, *usage, reason)
 
     def _delay(self, id: int, until: float) -> None:
         """Have a task come again; not if we are leaving, or if it is no longer ours."""

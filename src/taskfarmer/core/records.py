@@ -9,7 +9,8 @@ Outcomes: `ok` finished; `fail` failed for good; `again` failed, this farmer wil
 again by anybody; `cancel` cancelled.
 
 The reason is one word: `-` by itself, `timeout`, `stopped`, `cancelled`, `nostart` (the machine could not start it
-now), `lost` (not started: its farmer died too often while it ran).
+now), `lost` (with outcome `back`: its batch job was lost, not the task's fault; with `fail`: not started, since its
+farmer or its job was lost too often while it ran).
 """
 
 from __future__ import annotations

@@ -145,3 +145,15 @@ class Resources:
             heapq.heappush(self._free, slot)
         self._free_memory += share.memory_bytes
         self._free_gpus = sorted([*self._free_gpus, *share.gpus])
+
+
+class JobSlots(Resources):
+    """Where each attempt is a job of a batch system: so many at once, whatever each asks that system for."""
+
+    def never(self, task: Task) -> str:
+        """Return the empty string: what can run is for the batch system to say."""
+        return ""
+
+    def take(self, task: Task) -> Share | None:
+        """Return one slot; None when all are busy."""
+        return self.take_one()

@@ -195,10 +195,9 @@ class State:
                     yield task
                 task = self.status.find(TAKEN, task + 1, last + 1)
 
-    def holds_more(self, farmer: Farmer) -> bool:
-        """Whether a farmer has taken more than it can run at once, as far as this state knows."""
-        number = self.index[farmer.id]
-        return next(islice(self.held_by(number), farmer.slots, None), None) is not None
+    def holds(self, farmer: Farmer, more_than: int = 0) -> bool:
+        """Whether a farmer has taken more tasks than so many and not ended them, as far as this state knows."""
+        return next(islice(self.held_by(self.index[farmer.id]), more_than, None), None) is not None
 
     def is_let_go(self, task: int) -> bool:
         """Whether no farmer can be running a task that has ended or was cancelled: it may be retried."""
@@ -466,7 +465,8 @@ class State:
             return
         self._forget_attempt(task)
         self.untold.setdefault(number, set()).add(task)
-        tries = Tries(end.attempt, before.failures + (end.outcome in ("again", "fail")), before.losses)
+        lost = end.outcome == "back" and end.reason == "lost"
+        tries = Tries(end.attempt, before.failures + (end.outcome in ("again", "fail")), before.losses + lost)
         if tries != Tries(1, int(end.outcome == "fail")) or end.outcome not in ("ok", "fail") or task in self.tries:
             self.tries[task] = tries
         if end.outcome == "ok":

@@ -20,10 +20,11 @@ from ..core import records
 from ..core.entries import Body, Leave, News, Report, Take
 from ..core.ids import format_ids, parse_ids
 from ..core.plan import Attempt, Plan, Stop
-from ..core.policy import asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
+from ..core.policy import HASTY_LOOKS, asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
 from ..core.records import Ended, Started
-from ..core.resources import Resources
+from ..core.resources import JobSlots, Resources
 from ..core.state import FAILED, State
+from ..core.words import plural
 from ..errors import WorkdirError
 from . import host, leftovers
 from .allocation import SETTLE_S, Allocation, span
@@ -44,6 +45,8 @@ ROOM_S = 10.0
 """How long a farmer waits for others on its host to leave something to it."""
 SAID_AGAIN_S = 30.0
 """How often the same trouble is said."""
+LOOKED_S = 0.1
+"""How old a look at the log may be before a take."""
 VIEWS_S = 0.1
 """How long the loop may be away for the views."""
 
@@ -88,6 +91,7 @@ class Driver:
         self._failed = False
         self._unsure = False
         self._hold_until = 0.0
+        self._told = 0.0
         self._said: dict[str, float] = {}
         self._looks = 0
         self._next_look = 0.0
@@ -159,21 +163,22 @@ class Driver:
             state,
             self.number,
             self.config.rules,
-            Resources(has.slots, has.memory_bytes, has.gpus),
+            JobSlots(has.slots) if self.options.elsewhere else Resources(has.slots, has.memory_bytes, has.gpus),
             segments.task,
             segments.is_special,
         )
+        self.plan.keeps_time = not self.executor.keeps_time
         self.link.say(f"lease {self.config.lease_s}")
         self._beat()
         now = self._clock()
         self._deadline = now + self.options.limit_s if self.options.limit_s is not None else float("inf")
         self._pace = Pace(
             [
-                Job(lambda: 1.0, self._look),
+                Job(self.plan.look_every_s, self._look_again),
                 Job(lambda: self.config.heartbeat_s, self._beat),
                 Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
                 Job(lambda: 1.0, self._sync),
-                Job(self._telling_every_s, self._publish),
+                Job(self._telling_every_s, self._tell_again),
                 Job(lambda: 0.5, self._show),
                 Job(lambda: 1.0, self._mind_the_end),
             ],
@@ -222,10 +227,20 @@ class Driver:
 
     def _make_directories(self) -> None:
         """Make what somebody removed, or a copy left out because it was empty."""
-        for directory in self.ledger.workdir.directories():
-            if not directory.is_dir():
-                with suppress(OSError):
-                    self.disk.mkdir(str(directory))
+        workdir = self.ledger.workdir
+        for parent in (workdir.path, workdir.ledger):
+            with suppress(OSError):
+                there = set(self._names_in(str(parent)))
+                for directory in workdir.directories():
+                    if directory.parent == parent and directory.name not in there:
+                        self.disk.mkdir(str(directory))
+
+    def _names_in(self, directory: str) -> list[str]:
+        try:
+            return self.disk.names(directory)
+        except FileNotFoundError:
+            self.disk.mkdir(directory)
+            return []
 
     def _turn(self) -> None:
         """One round of the loop."""
@@ -236,6 +251,7 @@ class Driver:
         if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
             self._obey()
         try:
+            self._catch_up()
             self._take()
             busy = self._start() or busy
         except WorkdirError as error:  # a task's text that cannot be reached now
@@ -279,12 +295,14 @@ class Driver:
         self._write()
         if self._failed:
             self._mind_failures()
+        if self.executor.trouble and self.plan.mode != "stop":
+            self._stop(self.executor.trouble)
         return True
 
     def _record_end(self, end: Exit, now: float, wall: float) -> None:
         attempt = self.plan.running[end.id]
         usage = (end.user_s, end.system_s, end.rss_kib)
-        record = self.plan.ended(end.id, end.status, now, wall, usage, chance())
+        record = self.plan.ended(end.id, end.status, now, wall, usage, chance(), end.reason)
         self._record(attempt, record)
         if attempt.reason and self.plan.mode != "stop":
             self._kill_remains(attempt)
@@ -376,7 +394,7 @@ class Driver:
         self._failed, self._failures = False, state.status.count(FAILED)
         if self.plan.mode == "work" and too_many_failures(rules, self._failures, len(state)):
             self._publish()  # others count them, too
-            why = f"{self._failures} tasks failed, the limit is reached"
+            why = f"{plural(self._failures, 'task')} failed, the limit is reached"
             if rules.halt == "now":
                 self._stop(why)
             else:
@@ -385,8 +403,14 @@ class Driver:
 
     # -- taking and starting -------------------------------------------------------------------------------------------
 
+    def _catch_up(self) -> None:
+        """Who is about to take looks at the log first: to lose the number to another costs more."""
+        alone = len(self.ledger.state.alive()) <= 1
+        if not alone and self.plan.wants_about() and self.clock.boottime() - self.ledger.looked > LOOKED_S:
+            self._look_at_log()
+
     def _take(self) -> None:
-        if self.journal.stuck or not self.plan.wants():
+        if self.journal.stuck or not self.plan.wants_about():
             return
 
         def make(_state: State) -> tuple[Body, tuple[News, ...]] | None:
@@ -407,6 +431,7 @@ class Driver:
         entry = None
         try:
             entry = self.ledger.append(make, self.id)
+            self._told = self._clock()
             if entry is not None and self.ledger.snapshot_is_due():
                 self.ledger.snapshot(self.id)
         except WorkdirError as error:
@@ -424,7 +449,11 @@ class Driver:
         return True
 
     def _own_news(self) -> tuple[News, ...]:
-        return self.ledger.news(self.id)
+        return self.ledger.news(self.id, read=not self._knows_itself())
+
+    def _knows_itself(self) -> bool:
+        """Whether the state has all that our journal says: nearly always, and then it need not be read."""
+        return self.ledger.state.farmer(self.id).seen >= self.journal.length
 
     def _hold(self, why: str, seconds: float = 1.0) -> None:
         """Start nothing for so long; say why, if it was not said in the last half minute."""
@@ -501,6 +530,11 @@ class Driver:
 
     # -- what has its own pace -----------------------------------------------------------------------------------------
 
+    def _look_again(self) -> None:
+        """Look, unless that was done for another reason a moment ago."""
+        if self.clock.boottime() - self.ledger.looked > self.plan.look_every_s() / 2:
+            self._look()
+
     def _look(self) -> None:
         """See what others have agreed, and, if we could use it, what they have done since."""
         self._look_at_log()
@@ -548,7 +582,7 @@ class Driver:
             return
         ids = format_ids(back)
         told = self.ledger.state.farmer(self.id).told
-        news = self.ledger.news_of(self.id)
+        news = self.ledger.news_of(self.id, read=not self._knows_itself())
         given = News(
             of=news.of, length=max(news.length, told), ok=news.ok, bad=news.bad, back=ids, tries=news.tries,
             running=news.running,
@@ -561,11 +595,28 @@ class Driver:
         others = [farmer.id for farmer in state.alive() if farmer.id != self.id]
         if not others:
             return
-        for _ in range(min(len(others), tails_to_read(len(others)))):
-            self._tail_read += 1
-            self.ledger.read_tail(others[self._tail_read % len(others)])
-        if not state.farmer(self.id).want and asks(self._looks, len(others) + 1, chance()):
+        much = self._read_tails(others)
+        if not state.farmer(self.id).want and asks(self._looks, len(others) + 1, chance(), much=much):
             self._append(lambda _state: (Report(want=self.plan.resources.slots), self._own_news()))
+
+    def _read_tails(self, others: list[str]) -> bool:
+        """Read what others did that the log does not tell; return whether they are known to hold much.
+
+        Who waits for all to end waits for one after the other: while one is known to hold something, the rest is not
+        needed. But who waits for what a task needs, or is about to ask for work, must know of all.
+        """
+        state = self.ledger.state
+        busy = [id for id in others if state.holds(state.farmer(id))]  # of the others the log has told all
+        hasty = self._looks == HASTY_LOOKS
+        for _ in range(min(len(busy), tails_to_read(len(others)))):
+            if hasty and not self.plan.others_hold_much():
+                return False
+            id = busy[self._tail_read % len(busy)]
+            self.ledger.read_tail(id)
+            if not hasty and not len(state.deps) and state.holds(state.farmer(id)):
+                return False
+            self._tail_read += 1
+        return hasty and self.plan.others_hold_much()
 
     def _beat(self) -> None:
         """Renew the heartbeat; tell the guardian when it stands on the disk."""
@@ -599,6 +650,11 @@ class Driver:
         state = self.ledger.state
         every_s = telling_every_s(len(state.alive()), awaited=bool(len(state.deps)))
         return every_s * (0.75 + chance() / 2)  # farmers that joined in one moment tell it one after the other
+
+    def _tell_again(self) -> None:
+        """Publish, unless some other entry of this farmer has told the same a moment ago."""
+        if self._clock() - self._told > self._telling_every_s() / 2:
+            self._publish()
 
     def _publish(self) -> None:
         """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""

@@ -21,7 +21,7 @@ from .executors import Executor
 from .executors.processes import Processes
 from .guardian import Link
 from .ledger import Ledger
-from .options import FarmConfig, FarmerOptions
+from .options import Elsewhere, FarmConfig, FarmerOptions
 from .output import Files, Nothing, Output
 from .ports import Reporter
 from .sharing import Sharing
@@ -94,8 +94,8 @@ def work(
     environ = dict(surroundings.environ) | {host.TOKEN: id}
     environ.pop("TASKFARMER_FAULT", None)
     os.environ[host.TOKEN] = id  # for what a user's `prepare` may start by itself
-    output = _output(config, ledger, id)
-    executor = _executor(config, runner, output, ledger, environ)
+    output = _output(config, ledger, id) if options.elsewhere is None else Nothing()
+    executor = _executor(config, options, runner, output, ledger, environ, reporter)
     driver = Driver(
         ledger, config, options, id=id, link=link, executor=executor, reporter=reporter, views=ViewKeeper(ledger),
         allocation=Allocation(options.allocation, environ, chance=int(id, 16) / 16**len(id)),
@@ -128,13 +128,40 @@ def _output(config: FarmConfig, ledger: Ledger, id: str) -> Output:
             return Packs(ledger.workdir, id, ledger.disk)
 
 
-def _executor(config: FarmConfig, runner: Runner, output: Output, ledger: Ledger, environ: dict[str, str]) -> Executor:
+def _executor(
+    config: FarmConfig,
+    options: FarmerOptions,
+    runner: Runner,
+    output: Output,
+    ledger: Ledger,
+    environ: dict[str, str],
+    reporter: Reporter,
+) -> Executor:
+    if options.elsewhere is not None:
+        return _batch_jobs(config, options.elsewhere, ledger, environ, reporter)
     workdir = str(ledger.workdir.path)
     if is_declarative(runner):
         return Processes(runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
     from .executors.workers import Workers
 
     return Workers(config.runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
+
+
+def _batch_jobs(
+    config: FarmConfig, elsewhere: Elsewhere, ledger: Ledger, environ: dict[str, str], reporter: Reporter
+) -> Executor:
+    from ..batch import choose
+    from .executors.batch import BatchJobs, Jobs
+
+    jobs = Jobs(
+        needs=elsewhere.needs,
+        runner=config.runner,
+        cwd=config.cwd,
+        logs=config.logs != "none",
+        timeout_s=config.rules.task_timeout_s,
+        grace_s=config.rules.stop_grace_s,
+    )
+    return BatchJobs(choose(elsewhere.system, environ), ledger.workdir, ledger.disk, jobs, reporter.say)
 
 
 def result_of(ledger: Ledger) -> Result:
@@ -145,7 +172,8 @@ def result_of(ledger: Ledger) -> Result:
     """
     try:
         ledger.refresh()
-        ledger.read_tails()
+        if ledger.state.open_tasks():
+            ledger.read_tails()
     except OSError as error:
         raise _out_of_reach(WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}")) from error
     return Result(ledger.state.counts(), discovered(ledger))

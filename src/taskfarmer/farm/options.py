@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.policy import Rules
 from ..core.resources import Claim
 from ..definitions import Definition
 from .allocation import NOWHERE, Source
+
+if TYPE_CHECKING:
+    from ..batch import Needs
 
 Logs = Literal["files", "packed", "none"]
 LEASE_S = 300.0
@@ -61,12 +64,21 @@ class FarmConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Each task is a job of a batch system (its name, or `auto`), which `needs` this beyond what the task says."""
+
+    system: str
+    needs: Needs
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarmerOptions:
     """What one farmer would like to have, all its loops together (`core.resources.Claim`), and what it is.
 
     `limit_s`: it stops after that. `allocation`: what tells when its time is over. `job`: the batch job that it is in;
-    empty: none. This is loop `place` of `loops`.
+    empty: none. `elsewhere`: how tasks are run as jobs of a batch system, `slots` at a time; None: they run here. This
+    is loop `place` of `loops`.
     """
 
     slots: int
@@ -77,6 +89,7 @@ class FarmerOptions:
     limit_s: float | None = None
     allocation: Source = NOWHERE
     job: str = ""
+    elsewhere: Elsewhere | None = None
     place: int = 0
     loops: int = 1
 

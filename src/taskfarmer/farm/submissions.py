@@ -7,6 +7,7 @@
     jobs/NAME/results/N       what element N left behind (`farm.executors.element`)
     jobs/NAME/seen            elements whose end is in the ledger
     jobs/NAME/out.N           what the job itself said
+    jobs/NAME/ends.json       pilots: how each ended, once all have; then nobody asks the system for them any more
 
 NAME is unique, and the batch system keeps it. Who is killed between request and answer has left a name to ask for: see
 `settle`. Of two that work on one workdir each makes submissions of its own, so no file has two writers.
@@ -16,18 +17,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..batch import BatchSystem, JobId, JobState, Needs, Outcome, Refused, Steps, Submission, Submitted, Unsure
+from ..batch import (
+    BatchSystem,
+    JobId,
+    JobState,
+    JobStatus,
+    Needs,
+    Outcome,
+    Refused,
+    Steps,
+    Submission,
+    Submitted,
+    Unsure,
+)
 from ..batch.script import REVOKED
 from ..errors import WorkdirError
 from .disk import Disk
 
-Kind = Literal["pilots", "tasks"]
+Kind = Literal["pilots", "tasks", "keeper"]
+"""Farmers, elements that are tasks (`farm.executors.batch`), or the job that keeps pilots coming (`farm.keeping`)."""
 VERSION = 1
 SETTLED_S = 60.0
 """How long after a request whose answer is not known the queue is believed to be without it: as long as a call may
@@ -147,13 +161,35 @@ class Submissions:
         """
         self._disk.put(str(request.submission.directory / REVOKED), b"")
 
-    def all(self, kind: Kind | None = None) -> list[Request]:
-        """Return all that were made (of one kind), the oldest first; directories without a request never were one.
+    def note_ends(self, request: Request, ends: Mapping[int, JobStatus]) -> None:
+        """Write down how all jobs of a submission ended, by element. Where that fails they are asked for again."""
+        value = {
+            str(element): [status.state.value, status.exit_status, status.reason, status.host]
+            for element, status in ends.items()
+        }
+        with suppress(OSError):
+            self._disk.put(f"{request.submission.directory}/ends.json", json.dumps(value).encode(), sync=False)
+
+    def ends(self, request: Request) -> dict[int, JobStatus] | None:
+        """Return what `note_ends` wrote down; None: nothing yet."""
+        try:
+            value = json.loads(self._disk.read(f"{request.submission.directory}/ends.json"))
+            return {
+                int(element): JobStatus(JobState(state), exit_status, reason, host)
+                for element, (state, exit_status, reason, host) in value.items()
+            }
+        except (OSError, ValueError):
+            return None
+
+    def all(self, kind: Kind | None = None, *, besides: Collection[str] = ()) -> list[Request]:
+        """Return all that were made (of one kind), the oldest first, but for those whose names are known already.
+
+        Directories without a request never were one.
 
         Raises:
             WorkdirError: a request cannot be read.
         """
-        read = (self.read(name) for name in self._names())
+        read = (self.read(name) for name in self._names() if name not in besides)
         found = [request for request in read if request is not None and kind in (None, request.kind)]
         return sorted(found, key=lambda request: (request.time, request.submission.name))
 

@@ -24,13 +24,18 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The end of an attempt. `status`: exit status 0..255, or minus a signal; times in seconds, memory in KiB."""
+    """The end of an attempt. `status`: exit status 0..255, or minus a signal; times in seconds, memory in KiB.
+
+    `reason`: what the executor knows of why: `timeout`, `lost` (its host or its batch job was, it is not the task's
+    fault), `nostart`; empty: it ended by itself, or because it was told to.
+    """
 
     id: int
     status: int
     user_s: float = 0.0
     system_s: float = 0.0
     rss_kib: int = 0
+    reason: str = ""
 
 
 class StartError(TaskfarmerError):
@@ -51,8 +56,15 @@ class Executor(Protocol):
 
     The loop calls everything from one thread. `attach` is called once, before the first start: the executor registers
     its descriptors with data=a callable that the loop calls when they are readable. Children's ends wake the loop by
-    SIGCHLD, so `reap` is asked after each wake-up. Order of ends is the order in which they are seen.
+    SIGCHLD, so `reap` is asked after each wake-up. Order of ends is the order in which they are seen. What `reap`
+    returned stands in the journal when it is called again.
+
+    `keeps_time`: it ends attempts at their time-out itself. `trouble`: why no attempt will ever start again, so that
+    the farmer leaves; mostly empty.
     """
+
+    keeps_time: bool
+    trouble: str
 
     def attach(self, selector: BaseSelector) -> None:
         """Register what wakes this executor."""

@@ -33,6 +33,9 @@ _LONGEST = 120_000
 class Processes:
     """Runs what a declarative runner prepares."""
 
+    keeps_time = False
+    trouble = ""
+
     def __init__(
         self, runner: Runner, output: Output, disk: Disk, *, environ: Mapping[str, str], workdir: str, pin: bool
     ) -> None:
@@ -177,7 +180,10 @@ class Processes:
                 os.killpg(pid, number)
 
     def close(self) -> None:
-        """Close the output."""
+        """Close the runner and the output."""
+        if isinstance(self._runner, Runner):  # an old class of users may mean something else by it
+            with suppress(Exception):  # third parties' code
+                self._runner.close()
         self._output.close()
 
 

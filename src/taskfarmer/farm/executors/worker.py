@@ -3,7 +3,7 @@
 DESCRIPTOR is one end of a socket pair that keeps messages apart (SOCK_SEQPACKET). An attempt comes as a message of one
 byte with two descriptors: a file in memory that holds the job (JSON, of any size, so that the loop is never held up in
 sending it), and the open stream for the output. The answer is a JSON object: `status`, `user_s`, `system_s`,
-`rss_kib`. One attempt at a time; end of file ends the worker.
+`rss_kib`. One attempt at a time; at the end of file the worker closes the runner and ends.
 
 SIGTERM while `run` blocks calls the runner's `terminate()`, in the same process, as PyTaskFarmer does; the loop does
 not use a worker again that it has sent a signal.
@@ -25,36 +25,28 @@ from typing import Any, TextIO
 from ...core.model import Task, decode_task
 from ...definitions import Definition, build, one_line
 from ...errors import TaskfarmerError
-from ...runners import Job
+from ...runners import Job, Runner
 
 CANNOT_RUN = 126
 
 
-class Worker:
-    """Runs one attempt after the other, with one runner."""
+class Attendant:
+    """Runs one attempt after the other in this process, with one runner."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self) -> None:
         self._runner: Any = None
         self._running: Any = None
         self._null = os.open(os.devnull, os.O_WRONLY)
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
 
-    def serve(self) -> None:
-        """Answer until the loop closes its end."""
-        signal.signal(signal.SIGTERM, self._told_to_end)
-        while True:
-            _, descriptors, _, _ = socket.recv_fds(self._channel, 16, 2)
-            if not descriptors:
-                return
-            given, stream = descriptors
-            with open(given, "rb") as file:
-                file.seek(0)
-                job = json.load(file)
-            answer = self._attempt(job, stream)
-            self._channel.send(json.dumps(answer).encode())
+    def close(self) -> None:
+        """Have the runner let go of what it keeps."""
+        if isinstance(self._runner, Runner):  # a class that does not derive from ours may mean something else by it
+            with suppress(Exception):  # third parties' code
+                self._runner.close()
 
-    def _told_to_end(self, number: int, _frame: object) -> None:
+    def told_to_end(self, number: int, _frame: object) -> None:
+        """Have the attempt end, by its runner; a signal handler."""
         terminate = getattr(self._running, "terminate", None)
         if terminate is not None:
             terminate()
@@ -62,7 +54,7 @@ class Worker:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    def _attempt(self, job: dict[str, Any], stream: int) -> dict[str, Any]:
+    def attempt(self, job: dict[str, Any], stream: int) -> dict[str, Any]:
         """Run an attempt with its output in `stream`, which is closed at the end; return the answer."""
         before = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
         os.dup2(stream, 1)  # what the runner prints is output of the task, too
@@ -118,6 +110,29 @@ class Worker:
             return status_of(self._runner.run(job["id"], task.line, log))
         finally:
             self._running = None
+
+
+class Worker(Attendant):
+    """Runs what comes through a channel."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def serve(self) -> None:
+        """Answer until the loop closes its end."""
+        signal.signal(signal.SIGTERM, self.told_to_end)
+        while True:
+            _, descriptors, _, _ = socket.recv_fds(self._channel, 16, 2)
+            if not descriptors:
+                self.close()
+                return
+            given, stream = descriptors
+            with open(given, "rb") as file:
+                file.seek(0)
+                job = json.load(file)
+            answer = self.attempt(job, stream)
+            self._channel.send(json.dumps(answer).encode())
 
 
 def status_of(returned: object) -> int:

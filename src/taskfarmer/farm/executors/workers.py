@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -27,18 +28,24 @@ from .children import MACHINE, ended_children, pinned, refuse, variables
 
 _CHANNEL = 3
 """The worker's descriptor for its end of the socket pair."""
+_CLOSING_S = 15.0
+"""How long workers may take to end when the loop does: runners may have something to close."""
 _QUIET = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2)
 
 
 class _Worker:
-    """A worker process; `launch`: the attempt that it runs; `signalled`: it was told to end, and is not used again."""
+    """A worker process.
 
-    __slots__ = ("channel", "launch", "pid", "signalled")
+    `launch`: the attempt that it runs; `slot`: of its last; `signalled`: it was told to end, and is not used again.
+    """
+
+    __slots__ = ("channel", "launch", "pid", "signalled", "slot")
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self.channel = channel
         self.launch: Launch | None = None
+        self.slot = -1
         self.signalled = False
 
 
@@ -48,6 +55,9 @@ class Workers:
     Exits tell of `run`'s value (see `worker.status_of`), of 1 if it raised, and of minus the signal if the worker was
     killed. The CPU time of an attempt whose worker died is not known.
     """
+
+    keeps_time = False
+    trouble = ""
 
     def __init__(
         self,
@@ -115,7 +125,7 @@ class Workers:
                 file.write(job)
             while True:
                 fresh = not self._idle
-                worker = self._spawn() if fresh else self._idle.pop()
+                worker = self._spawn() if fresh else self._idle_one(launch.share.slots[0])
                 try:
                     socket.send_fds(worker.channel, [b"j"], [memory, stream])
                 except (BrokenPipeError, ConnectionResetError):  # it died while it had nothing to do
@@ -124,10 +134,17 @@ class Workers:
                         raise
                 else:
                     worker.launch = launch
+                    worker.slot = launch.share.slots[0]
                     self._busy[launch.id] = worker
                     return
         finally:
             os.close(memory)
+
+    def _idle_one(self, slot: int) -> _Worker:
+        """Take the idle worker that last had that slot, whose runner may keep something that fits; else any."""
+        found = next((worker for worker in self._idle if worker.slot == slot), self._idle[-1])
+        self._idle.remove(found)
+        return found
 
     def _spawn(self) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -225,10 +242,22 @@ class Workers:
                 os.kill(pid, number)
 
     def close(self) -> None:
-        """Close all channels, at which idle workers end, and the output."""
+        """Close all channels, at which idle workers end, wait for these, and close the output."""
         for worker in self._workers.values():
             self._let_go(worker)
+        deadline = time.monotonic() + _CLOSING_S
+        idle = [worker.pid for worker in self._workers.values() if worker.launch is None]
+        while (idle := [pid for pid in idle if _lives(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.002)
         self._output.close()
+
+
+def _lives(child: int) -> bool:
+    """Whether a child has not ended; one that has is buried."""
+    try:
+        return not os.waitpid(child, os.WNOHANG)[0]
+    except ChildProcessError:
+        return False
 
 
 @contextmanager

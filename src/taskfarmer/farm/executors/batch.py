@@ -1,0 +1,556 @@
+"""Attempts as jobs of a batch system, one job a task: for long tasks with needs of their own.
+
+Attempts that start in the same moment and need the same are one submission, an array where the system has them. The
+job's program (`element`) runs the task as a farmer would and leaves its end in the workdir; the scheduler is asked for
+what becomes of the others: jobs that ended without a word are *lost*, and are run again at no cost to the task.
+
+A submission outlives the farmer. Who is given a task that a dead farmer had submitted attaches to that job rather than
+submit another, and takes its end from there: so nothing runs twice because a farmer was killed. An element whose end
+stands in the ledger is noted in `seen`, so that it is never attached to again.
+
+The scheduler is asked one thing at a time (`errand`), beside the loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from selectors import BaseSelector
+from typing import Any, cast
+
+from ...batch import (
+    BatchSystem,
+    JobId,
+    JobState,
+    JobStatus,
+    Limits,
+    Needs,
+    NoAnswer,
+    Refused,
+    Steps,
+    Submission,
+    Submitted,
+    Unsure,
+)
+from ...batch.pace import Backoff, Polling, Rate
+from ...batch.script import UNSEEN
+from ...core.model import Task, encode_task
+from ...definitions import Definition
+from ...errors import TaskfarmerError
+from .. import host
+from ..disk import Disk, chance
+from ..submissions import Request, Submissions, fresh_name
+from ..workdir import Workdir
+from .base import Exit, Launch, StartError
+from .errand import Errand
+
+GATHER_S = 0.5
+"""How long attempts are gathered for one submission."""
+ELEMENTS = 1000
+"""Most elements of one submission, whatever the site allows: a refusal then concerns no more."""
+LATE_S = 5.0
+"""How much later than the end of its job a result may come up in the list of its directory. It is looked for by that
+list alone, since NFS remembers for half a minute that a name was looked up in vain."""
+CANCEL_S = 60.0
+"""How long is waited for jobs to end that were cancelled."""
+KILLED, TOLD = -9, -15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """What jobs are made of: what each needs beyond what its task says, and how the tasks are run in them."""
+
+    needs: Needs
+    runner: Definition
+    cwd: str
+    logs: bool
+    timeout_s: float | None
+    grace_s: float
+
+
+@dataclass(slots=True)
+class _Element:
+    """One job of ours. Times on the executor's clock: when it was seen to be over, when it was cancelled."""
+
+    launch: Launch
+    over: JobStatus | None = None
+    over_at: float = 0.0
+    cancelled_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A submission, and which of its elements are still ours to wait for."""
+
+    request: Request
+    elements: dict[int, _Element] = field(default_factory=dict)
+
+    def job(self, element: int) -> JobId:
+        """Return the id of an element's job; empty while it is not known."""
+        jobs = self.request.jobs
+        return jobs[element - 1] if jobs else JobId("")
+
+
+class BatchJobs:
+    """Starts attempts as batch jobs (`Executor`). `say` tells people what becomes of them."""
+
+    keeps_time = True
+
+    def __init__(
+        self,
+        system: BatchSystem,
+        workdir: Workdir,
+        disk: Disk,
+        jobs: Jobs,
+        say: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.trouble = ""
+        self._system = system
+        self._workdir = workdir
+        self._disk = disk
+        self._jobs = jobs
+        self._say = say
+        self._clock = clock
+        self._wall = wall
+        self._submissions = Submissions(workdir.jobs, disk)
+        # A job is no process of ours: it must not look like one to who cleans up behind a dead farmer.
+        self._environ = {key: value for key, value in system.environ.items() if key != host.TOKEN}
+        self._limits: Limits | None = None
+        self._waiting: dict[int, Launch] = {}
+        self._since = 0.0
+        self._batches: dict[str, _Batch] = {}
+        self._where: dict[int, tuple[str, int]] = {}
+        self._known: set[str] = set()
+        self._adoptable: dict[int, tuple[Request, int]] = {}
+        self._ends: list[Exit] = []
+        self._told: list[tuple[str, int]] = []
+        self._cancels: set[int] = set()
+        self._leftover: list[JobId] = []
+        self._errand: Errand[Any] | None = None
+        self._then: Callable[[Errand[Any]], None] = _nothing
+        self._began = 0.0
+        self._asking = Backoff()
+        self._submitting = Backoff()
+        self._cancelling = Backoff(most_s=10.0)
+        self._polling = Polling()
+        self._rate = Rate()
+        self._next_poll = 0.0
+        self._next_look = 0.0
+        self._said: set[str] = set()
+
+    # -- the interface of an executor ----------------------------------------------------------------------------------
+
+    def attach(self, selector: BaseSelector) -> None:
+        """Nothing wakes this executor but time, and the ends of commands, which are children."""
+
+    def start(self, launch: Launch) -> None:
+        """Submit an attempt in a moment, or attach to a job of it that is there."""
+        if self.trouble:
+            raise StartError(self.trouble, retryable=True)
+        try:
+            adopted = launch.attempt > 1 and self._adopt(launch)
+        except (OSError, TaskfarmerError) as error:
+            raise StartError(f"earlier jobs cannot be looked up: {error}", retryable=True) from error
+        if not adopted:
+            self._wait_for(launch)
+
+    def reap(self) -> Iterable[Exit]:
+        """Return what ended; go on with what the scheduler is to be asked."""
+        self._mark_seen()
+        self._go_on()
+        self._look()
+        ends, self._ends = self._ends, []
+        return ends
+
+    def signal(self, id: int, number: int) -> None:
+        """Cancel the job of an attempt; the second time it is given up."""
+        if self._waiting.pop(id, None) is not None:
+            self._ends.append(Exit(id, TOLD))
+        elif id in self._where:
+            self._cancels.add(id)
+
+    def close(self) -> None:
+        """Let go; jobs that run are left to who attaches to them."""
+        self._mark_seen()
+        if self._errand is not None:
+            self._errand.abandon()
+
+    # -- jobs of earlier farmers ---------------------------------------------------------------------------------------
+
+    def _adopt(self, launch: Launch) -> bool:
+        """Attach to a job that an earlier farmer submitted for this task, if there is one whose end nobody recorded."""
+        for request in self._submissions.all("tasks", besides=self._known):
+            self._known.add(request.submission.name)
+            seen = self._seen(request)
+            for element, (task, _attempt) in enumerate(request.extra["tasks"], 1):
+                if element not in seen and not isinstance(request.outcome, Refused):
+                    self._adoptable[task] = request, element
+        found = self._adoptable.pop(launch.id, None)
+        if found is None:
+            return False
+        request, element = found
+        batch = self._batches.setdefault(request.submission.name, _Batch(request))
+        batch.elements[element] = _Element(launch)
+        self._where[launch.id] = request.submission.name, element
+        if self._jobs.logs:  # what the job writes is the output of this attempt
+            with suppress(OSError):
+                os.symlink(
+                    os.path.basename(self._log(request, element)), self._workdir.log_file(launch.id, launch.attempt)
+                )
+        self._next_poll = self._next_look = 0.0
+        return True
+
+    def _log(self, request: Request, element: int) -> str:
+        task, attempt = request.extra["tasks"][element - 1]
+        return self._workdir.log_file(task, attempt)
+
+    def _seen(self, request: Request) -> set[int]:
+        try:
+            return {int(word) for word in self._disk.read(f"{request.submission.directory}/seen").split()}
+        except FileNotFoundError:
+            return set()
+
+    def _mark_seen(self) -> None:
+        """What was returned by the last `reap` stands in the journal by now."""
+        told, self._told = self._told, []
+        for name in {name for name, _ in told}:
+            elements = [element for which, element in told if which == name]
+            with suppress(OSError), open(self._submissions.directory(name) / "seen", "a") as file:
+                file.write("".join(f"{element}\n" for element in elements))
+            for element in elements:
+                self._tidy(self._submissions.directory(name) / f"out.{element}")
+
+    def _tidy(self, said: Path) -> None:
+        """Remove what a job itself had to say, if that was nothing."""
+        with suppress(OSError):
+            if not said.stat().st_size:
+                self._disk.remove(str(said))
+
+    # -- asking the scheduler ------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Take in what the scheduler answered, and ask the next thing."""
+        while True:
+            if self._errand is None and not self._next_errand(self._clock()):
+                return
+            assert self._errand is not None
+            if not self._errand.advance():
+                return
+            errand, self._errand = self._errand, None
+            self._then(errand)
+
+    def _ask(self, steps: Steps[Any], then: Callable[[Errand[Any]], None]) -> bool:
+        self._began = self._clock()
+        self._then = then
+        self._errand = Errand(steps, self._environ, self._clock)
+        return True
+
+    def _next_errand(self, now: float) -> bool:
+        """What is most urgent: to end jobs, to learn what became of submissions, to submit, to ask how jobs are."""
+        if (self._cancels or self._leftover) and now >= self._cancelling.until:
+            # Of a submission that is on its way nobody knows the jobs yet.
+            ids = [id for id in self._cancels if not self._batch(id).request.is_open]
+            jobs = [job for job in map(self._job, ids) if job] + self._leftover
+            if ids or jobs:
+                self._leftover = []
+                return self._ask(self._system.cancel(jobs), lambda errand: self._cancelled(ids, jobs, errand))
+        if now >= self._asking.until:
+            for batch in self._batches.values():
+                if batch.request.is_open and batch.elements:
+                    steps = self._submissions.settle(self._system, batch.request, self._wall())
+                    return self._ask(steps, lambda errand, batch=batch: self._settled(batch, errand))  # type: ignore[misc]
+        if self._waiting and now >= max(self._since + GATHER_S, self._submitting.until):
+            if self._limits is None:
+                return self._ask(self._system.limits(), self._limited)
+            if not self._rate.wait_s(now):
+                return self._submit(now)
+        if now >= max(self._next_poll, self._asking.until) and (jobs := self._open_jobs()):
+            return self._ask(self._system.poll(jobs), self._polled)
+        return False
+
+    def _limited(self, errand: Errand[Any]) -> None:
+        self._limits = errand.value or Limits()
+
+    # -- submitting ----------------------------------------------------------------------------------------------------
+
+    def _wait_for(self, launch: Launch) -> None:
+        if not self._waiting:
+            self._since = self._clock()
+        self._waiting[launch.id] = launch
+
+    def _submit(self, now: float) -> bool:
+        """Hand over the attempts that need the same as the first one that waits."""
+        first = next(iter(self._waiting.values()))
+        needs = self._needs(first.task)
+        assert self._limits is not None
+        most = min(ELEMENTS, self._limits.elements)
+        chosen = [launch for launch in self._waiting.values() if self._needs(launch.task) == needs][:most]
+        try:
+            request = self._request(chosen, needs)
+        except TaskfarmerError as error:  # the system cannot do what is asked for
+            self.trouble = str(error)
+            self._give_up(chosen)
+            return False
+        except OSError as error:
+            self._submitting.failed(now, chance())
+            self._say_once(f"nothing can be submitted, {error.filename or self._workdir.jobs}: {error.strerror}")
+            return False
+        name = request.submission.name
+        self._known.add(name)
+        batch = self._batches[name] = _Batch(request)
+        for element, launch in enumerate(chosen, 1):
+            del self._waiting[launch.id]
+            batch.elements[element] = _Element(launch)
+            self._where[launch.id] = name, element
+        self._rate.note(now)
+        return self._ask(self._submissions.submit(self._system, request), lambda errand: self._submitted(batch, errand))
+
+    def _needs(self, task: Task) -> Needs:
+        asked = self._jobs.needs
+        return replace(
+            asked,
+            cpus=max(task.cpus, asked.cpus),
+            memory_bytes=task.memory_bytes or asked.memory_bytes,
+            gpus=task.gpus or asked.gpus,
+        )
+
+    def _request(self, launches: list[Launch], needs: Needs) -> Request:
+        name = fresh_name()
+        directory = self._submissions.directory(name)
+        submission = Submission(
+            name=name,
+            directory=directory,
+            body=f"exec {shlex.quote(sys.executable)} -P -m taskfarmer.farm.executors.element",
+            cwd=self._jobs.cwd,
+            output=f"{directory}/out.{{element}}",
+            count=len(launches),
+            needs=needs,
+        )
+        extra = {
+            "tasks": [[launch.id, launch.attempt] for launch in launches],
+            "texts": [encode_task(launch.task).decode() for launch in launches],
+            "slots": [launch.share.slots[0] for launch in launches],
+            "runner": self._jobs.runner.to_json(),
+            "workdir": str(self._workdir.path),
+            "logs": self._jobs.logs,
+            "timeout_s": self._jobs.timeout_s,
+            "grace_s": self._jobs.grace_s,
+        }
+        return self._submissions.request("tasks", self._system, submission, self._wall(), extra)
+
+    def _submitted(self, batch: _Batch, errand: Errand[Any]) -> None:
+        now = self._clock()
+        if errand.error is not None:
+            batch.request = self._submissions.answered(batch.request, Unsure(str(errand.error)))
+        else:
+            batch.request = cast("Request", errand.value)
+        match batch.request.outcome:
+            case Submitted(jobs):
+                self._submitting.went_well()
+                self._next_poll = min(self._next_poll, now + self._polling.least_s)
+                many = f"{len(jobs)} jobs" if len(jobs) > 1 else f"job {jobs[0]}"
+                self._say(f"{many} submitted to {self._system.title} as {batch.request.submission.name}")
+            case Refused(why, again):
+                self._refused(batch, why, again=again)
+            case _:
+                why = batch.request.outcome.why if isinstance(batch.request.outcome, Unsure) else ""
+                self._submitting.failed(now, chance())
+                self._asking.until = max(self._asking.until, now + self._polling.least_s)
+                name = batch.request.submission.name
+                self._say_once(f"{self._system.title} did not say whether it took {name} ({why}); it is asked for that")
+
+    def _refused(self, batch: _Batch, why: str, *, again: bool) -> None:
+        """Nothing was submitted: later again, or never."""
+        launches = self._forget(batch)
+        if again:
+            wait_s = self._submitting.failed(self._clock(), chance())
+            self._say_once(f"{self._system.title} takes no jobs now ({why}); it is asked again in {wait_s:.0f} s")
+            for launch in launches:
+                self._wait_for(launch)
+        else:
+            self.trouble = f"{self._system.title} refuses the jobs: {why}"
+            self._give_up(launches)
+
+    def _forget(self, batch: _Batch) -> list[Launch]:
+        """Take the attempts out of a submission that came to nothing; those that were to be cancelled end with that."""
+        launches = []
+        for element in batch.elements.values():
+            del self._where[element.launch.id]
+            if element.launch.id in self._cancels:
+                self._cancels.discard(element.launch.id)
+                self._ends.append(Exit(element.launch.id, TOLD))
+            else:
+                launches.append(element.launch)
+        batch.elements.clear()
+        self._batches.pop(batch.request.submission.name, None)
+        return launches
+
+    def _give_up(self, launches: list[Launch]) -> None:
+        for launch in launches:
+            self._waiting.pop(launch.id, None)
+            self._ends.append(Exit(launch.id, TOLD, reason="nostart"))
+
+    def _settled(self, batch: _Batch, errand: Errand[Any]) -> None:
+        now = self._clock()
+        if errand.error is not None:
+            self._no_answer(errand.error)
+            return
+        self._asking.went_well()
+        batch.request = cast("Request", errand.value)
+        if isinstance(batch.request.outcome, Submitted):
+            self._submitting.went_well()
+        elif isinstance(batch.request.outcome, Refused):
+            for launch in self._forget(batch):
+                self._wait_for(launch)
+        elif batch.request.is_open:
+            self._asking.until = now + self._polling.least_s
+        self._next_poll = now
+
+    # -- how jobs are --------------------------------------------------------------------------------------------------
+
+    def _job(self, id: int) -> JobId:
+        name, element = self._where[id]
+        return self._batches[name].job(element)
+
+    def _batch(self, id: int) -> _Batch:
+        return self._batches[self._where[id][0]]
+
+    def _open_elements(self) -> Iterator[tuple[_Batch, int, _Element]]:
+        for batch in self._batches.values():
+            for number, element in batch.elements.items():
+                yield batch, number, element
+
+    def _open_jobs(self) -> list[JobId]:
+        jobs = [batch.job(number) for batch, number, element in self._open_elements() if element.over is None]
+        return [job for job in jobs if job]
+
+    def _polled(self, errand: Errand[Any]) -> None:
+        now = self._clock()
+        if errand.error is not None:
+            self._no_answer(errand.error)
+            return
+        self._asking.went_well()
+        statuses = cast("dict[JobId, JobStatus]", errand.value)
+        changed = False
+        for batch, number, element in self._open_elements():
+            status = statuses.get(batch.job(number))
+            if status is None or element.over is not None:
+                continue
+            if status.state.is_over:
+                element.over, element.over_at, changed = status, now, True
+            elif status.state is JobState.HELD:
+                task = element.launch.id
+                self._say_once(f"job {batch.job(number)} (task {task}) is held: {status.reason or 'no reason given'};"
+                               " release it, or `taskfarmer cancel` the task")  # fmt: skip
+        self._next_poll = now + self._polling.next_s(changed=changed, took_s=now - self._began)
+        self._next_look = now
+
+    def _no_answer(self, error: Exception) -> None:
+        wait_s = self._asking.failed(self._clock(), chance())
+        if not isinstance(error, (NoAnswer, OSError)):
+            raise error
+        self._say_once(f"{self._system.title} does not answer ({error}); jobs go on, it is asked again")
+        self._next_poll = self._clock() + wait_s
+
+    def _cancelled(self, ids: list[int], jobs: list[JobId], errand: Errand[Any]) -> None:
+        now = self._clock()
+        if errand.error is not None:
+            self._leftover = jobs
+            if not isinstance(errand.error, (NoAnswer, OSError)):
+                raise errand.error
+            self._cancelling.failed(now, chance())
+            self._say_once(f"jobs cannot be cancelled now ({errand.error}); it is tried again")
+            return
+        self._cancelling.went_well()
+        for id in ids:
+            self._cancels.discard(id)
+            if id in self._where:
+                name, number = self._where[id]
+                self._batches[name].elements[number].cancelled_at = now
+        self._polling.every_s = self._polling.least_s
+        self._next_poll = now + 0.5
+
+    # -- what jobs left behind -----------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Take in the results that are there, and what became of jobs that left none."""
+        now = self._clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + self._polling.least_s
+        for batch in list(self._batches.values()):
+            there = self._results(batch) if batch.elements else set()
+            for number, element in list(batch.elements.items()):
+                end = self._result(batch, number, element) if number in there else None
+                end = end or self._end_without_result(batch, number, element, now)
+                if end is not None:
+                    self._end(batch, number, end)
+
+    def _results(self, batch: _Batch) -> set[int]:
+        with suppress(OSError):
+            names = self._disk.names(f"{batch.request.submission.directory}/results")
+            return {int(name) for name in names if name.isdigit()}
+        return set()
+
+    def _result(self, batch: _Batch, number: int, element: _Element) -> Exit | None:
+        """Return the end that a job wrote down."""
+        path = f"{batch.request.submission.directory}/results/{number}"
+        try:
+            said = json.loads(self._disk.read(path))
+            usage = float(said["user_s"]), float(said["system_s"]), int(said["rss_kib"])
+            reason = str(said["reason"])
+            return Exit(element.launch.id, int(said["status"]), *usage, reason="" if reason == "-" else reason)
+        except (OSError, ValueError, KeyError):  # out of reach for a moment
+            return None
+
+    def _end_without_result(self, batch: _Batch, number: int, element: _Element, now: float) -> Exit | None:
+        """Return the end of a job that is over and has written none: it was lost, whatever its script's status says."""
+        id, job = element.launch.id, batch.job(number)
+        if element.cancelled_at is not None and (element.over or now - element.cancelled_at > CANCEL_S):
+            return Exit(id, KILLED if element.over is None else TOLD, reason="lost")
+        status = element.over
+        if status is None:
+            if batch.request.jobs and not job:  # found by name, without this element
+                return Exit(id, KILLED, reason="lost")
+            return None
+        if now - element.over_at < LATE_S:
+            return None
+        if status.exit_status == UNSEEN:
+            why = "the node does not see the workdir; see its output in " + str(batch.request.submission.directory)
+        elif status.state is JobState.LOST:
+            why = status.reason or "its end is not the task's"
+        else:
+            what = status.reason or "ended" if status.exit_status is None else f"ended with status {status.exit_status}"
+            why = f"it {what} before the task's end was written down"
+        self._say(f"task {id}: job {job} is lost ({why})")
+        if status.state is JobState.LOST:
+            self._leftover.append(job)  # what is on hold for good, or comes again by itself
+        return Exit(id, KILLED, reason="lost")
+
+    def _end(self, batch: _Batch, number: int, end: Exit) -> None:
+        del batch.elements[number]
+        del self._where[end.id]
+        self._cancels.discard(end.id)
+        self._told.append((batch.request.submission.name, number))
+        self._ends.append(end)
+        if not batch.elements:
+            del self._batches[batch.request.submission.name]
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
+
+def _nothing(_errand: Errand[Any]) -> None:
+    """Nothing is to be done with the answer."""

@@ -1,0 +1,159 @@
+"""What a batch job runs for one task: `python -P -m taskfarmer.farm.executors.element`, told by its environment.
+
+TASKFARMER_SUBMISSION is the directory of its submission, TASKFARMER_ELEMENT which of its tasks this is. It runs the
+task as a farmer on this node would, and writes how it ended into results/N, whole or not at all: who reads it later
+need not ask the scheduler. Its own exit status is the task's, for the scheduler's books.
+
+SIGTERM comes from the scheduler: cancelled, preempted, out of time. It is passed on to all processes of the task, the
+grace later SIGKILL; the end then is `lost`. What ended by itself before that stands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from ...core.model import decode_task
+from .. import host
+from ..disk import Disk
+from .worker import Attendant
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+CANNOT_WRITE = 74
+"""EX_IOERR of sysexits.h: the result could not be written."""
+AGAIN_S = 60.0
+"""How long it is tried to write the result."""
+
+
+class Element:
+    """One task of a submission, in this process."""
+
+    def __init__(self, directory: str, number: int, say: int) -> None:
+        """Read what is to be run. `say`: a descriptor for what the job itself has to say.
+
+        Raises:
+            OSError, ValueError, KeyError, IndexError: the submission cannot be read.
+        """
+        self._path = f"{directory}/results/{number}"
+        with open(f"{directory}/request.json", "rb") as file:
+            self._given: dict[str, Any] = json.load(file)["extra"]
+        self._id, self._attempt = self._given["tasks"][number - 1]
+        self._text: str = self._given["texts"][number - 1]
+        self._slot: int = self._given["slots"][number - 1]
+        self._task = decode_task(self._text.encode())
+        self._reason = "-"
+        self._say = say
+        self._grace_s = float(self._given["grace_s"])
+
+    def run(self) -> int:
+        """Run the task, write how it ended, and return the exit status."""
+        began = time.time()
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: self._end("lost"))
+        signal.signal(signal.SIGALRM, self._time_is_over)
+        timeout_s = self._task.timeout_s if self._task.timeout_s is not None else self._given["timeout_s"]
+        if timeout_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        said = Attendant().attempt(self._job(), self._log())
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._reason == "lost" and said["status"] == 0:
+            said["status"] = -signal.SIGTERM  # who is told to end may say 0 without having done the work
+        answer = {
+            **said,
+            "attempt": self._attempt,
+            "reason": self._reason,
+            "start": began,
+            "end": time.time(),
+            "host": socket.gethostname(),
+        }
+        if not self._written(json.dumps(answer).encode()):
+            return CANNOT_WRITE
+        status: int = said["status"]
+        return status if status >= 0 else 128 - status
+
+    def _job(self) -> dict[str, Any]:
+        number = str(self._id)
+        environ = {
+            "PROC_NUMBER": number,
+            "TASKFARMER_TASK_ID": number,
+            "TASKFARMER_ATTEMPT": str(self._attempt),
+            "TASKFARMER_SLOT": str(self._slot),
+            "TASKFARMER_WORKDIR": self._given["workdir"],
+            **self._task.env,
+        }
+        return {
+            "runner": self._given["runner"],
+            "id": self._id,
+            "attempt": self._attempt,
+            "slot": self._slot,
+            "task": self._text,
+            "workdir": self._given["workdir"],
+            "environ": environ,
+            "cpus": [],
+        }
+
+    def _log(self) -> int:
+        path = os.devnull
+        if self._given["logs"]:
+            end = "" if self._attempt <= 1 else f".{self._attempt}"
+            path = f"{self._given['workdir']}/logs/log_{self._id}{end}"
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def _time_is_over(self, _number: int, _frame: FrameType | None) -> None:
+        if self._reason == "-":
+            self._end("timeout")
+        else:
+            self._signal(signal.SIGKILL)
+            signal.setitimer(signal.ITIMER_REAL, 1.0)  # until it is gone: a process may be born meanwhile
+
+    def _end(self, reason: str) -> None:
+        """Tell all processes of the task to end, and see to it that they do."""
+        if self._reason == "-":
+            self._reason = reason
+        self._signal(signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, max(self._grace_s, 0.01))
+
+    def _signal(self, number: int) -> None:
+        for pid in host.descendants(os.getpid()):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def _written(self, answer: bytes) -> bool:
+        """Write the result; a disk that is full, or away for a moment, is waited for."""
+        deadline = time.monotonic() + AGAIN_S
+        while True:
+            try:
+                Disk().put(self._path, answer)
+            except OSError as error:
+                os.write(self._say, f"taskfarmer: {self._path} cannot be written: {error.strerror}\n".encode())
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(2.0)
+            else:
+                return True
+
+
+def main() -> int:
+    """Be an element."""
+    directory, number = os.environ["TASKFARMER_SUBMISSION"], os.environ["TASKFARMER_ELEMENT"]
+    host.become_subreaper()
+    say = os.dup(2)  # the task's output goes to its log
+    try:
+        element = Element(directory, int(number), say)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        os.write(say, f"taskfarmer: element {number} of {directory} cannot be read: {error}\n".encode())
+        return CANNOT_WRITE
+    status = element.run()
+    host.kill_descendants(5.0)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

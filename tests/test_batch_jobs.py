@@ -1,0 +1,424 @@
+"""One job a task (`farm.executors.batch`), on a batch system in memory, with time that the test lets pass."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from taskfarmer.batch import Needs, NoAnswer, Refused
+from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob
+from taskfarmer.batch.script import REVOKED
+from taskfarmer.core.model import Task
+from taskfarmer.core.resources import Share
+from taskfarmer.definitions import Definition
+from taskfarmer.farm.disk import Disk
+from taskfarmer.farm.executors import Exit, Launch, StartError
+from taskfarmer.farm.executors.batch import LATE_S, BatchJobs, Jobs
+from taskfarmer.farm.workdir import Workdir
+
+RUNNER = Definition("runner", "default", "taskfarmer.runners.BasicRunner", {}, "built in", 0)
+JOBS = Jobs(needs=Needs(), runner=RUNNER, cwd="/", logs=True, timeout_s=None, grace_s=2.0)
+
+
+class Killed(BaseException):
+    """The submitting process is no more."""
+
+
+class World:
+    """A scheduler, a workdir and the farmers that come and go."""
+
+    def __init__(self, path: Path, system: Fake | None = None, jobs: Jobs = JOBS) -> None:
+        self.now = 1000.0
+        self.system = system or Fake()
+        self.workdir = Workdir(path)
+        self.workdir.logs.mkdir(parents=True, exist_ok=True)
+        self.said: list[str] = []
+        self.ran: Counter[int] = Counter()
+        self.jobs = jobs
+        self.system.on_start = self._began
+        self.executor = self.farmer()
+
+    def farmer(self, kill_at: int = 0) -> BatchJobs:
+        """Return the executor of one more farmer, which dies before its `kill_at`th operation on the disk."""
+        return BatchJobs(
+            self.system, self.workdir, Disk(_killer(kill_at) if kill_at else None), self.jobs, self.said.append,
+            clock=lambda: self.now, wall=lambda: self.now,
+        )  # fmt: skip
+
+    def _began(self, job: FakeJob) -> None:
+        if (job.submission.directory / REVOKED).exists():
+            self.system.end(job.id)
+        else:
+            self.ran[self.task_of(job)] += 1
+
+    def task_of(self, job: FakeJob) -> int:
+        """Return the task that a job runs."""
+        extra = json.loads((job.submission.directory / "request.json").read_text())["extra"]
+        return int(extra["tasks"][job.element - 1][0])
+
+    def turns(self, seconds: float, step_s: float = 0.5) -> list[Exit]:
+        """Let time pass, and return what ended."""
+        ends: list[Exit] = []
+        until = self.now + seconds
+        while self.now < until:
+            self.now += step_s
+            self.system.advance(step_s)
+            ends += self.executor.reap()
+        return ends
+
+    def job(self, task: int) -> FakeJob:
+        """Return the last job of a task."""
+        return [job for job in self.system.jobs.values() if self.task_of(job) == task][-1]
+
+    def finish(self, task: int, status: int = 0, reason: str = "-") -> None:
+        """A job's program writes down how the task ended, and ends."""
+        job = self.job(task)
+        write_result(job, status, reason)
+        self.system.end(job.id, status)
+
+
+def write_result(job: FakeJob, status: int = 0, reason: str = "-") -> None:
+    """Write what an element leaves behind."""
+    value = {"status": status, "reason": reason, "user_s": 1.0, "system_s": 0.5, "rss_kib": 7}
+    (job.submission.directory / "results" / str(job.element)).write_text(json.dumps(value))
+
+
+def _killer(when: int) -> Callable[[str, str], None]:
+    left = [when]
+
+    def hook(_operation: str, _what: str) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Killed
+
+    return hook
+
+
+def launch(id: int, attempt: int = 1, task: Task | None = None) -> Launch:
+    """Return an attempt in slot `id`."""
+    return Launch(id, attempt, task or Task(text=f"echo {id}"), Share((id,)))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A world with one farmer and all the slots that it likes."""
+    return World(tmp_path / "farm")
+
+
+def test_attempts_of_one_moment_are_one_submission(world: World) -> None:
+    for id in range(100):
+        world.executor.start(launch(id))
+    assert not world.turns(3)
+    assert world.system.asked["submit"] == 1
+    assert len(world.system.jobs) == 100
+    for id in range(100):
+        world.finish(id, status=id % 3)
+    ends = world.turns(40)
+    assert sorted((end.id, end.status) for end in ends) == [(id, id % 3) for id in range(100)]
+    assert ends[0] == Exit(ends[0].id, ends[0].status, 1.0, 0.5, 7)
+    assert world.system.asked["poll"] < 10
+
+
+def test_who_needs_something_else_is_submitted_apart(world: World) -> None:
+    world.executor.start(launch(0))
+    world.executor.start(launch(1, task=Task(text="x", cpus=4, memory_bytes=1 << 30, gpus=1)))
+    world.executor.start(launch(2))
+    world.turns(3)
+    assert world.system.asked["submit"] == 2
+    needs = world.job(1).submission.needs
+    assert (needs.cpus, needs.memory_bytes, needs.gpus) == (4, 1 << 30, 1)
+    assert world.job(0).submission.name == world.job(2).submission.name != world.job(1).submission.name
+
+
+def test_a_submission_is_no_longer_than_the_site_allows(tmp_path: Path) -> None:
+    from taskfarmer.batch import Limits
+
+    world = World(tmp_path / "farm", Fake(limits=Limits(elements=7)))
+    for id in range(20):
+        world.executor.start(launch(id))
+    world.turns(3)
+    assert world.system.asked["submit"] == 3
+    assert sorted(Counter(job.submission.name for job in world.system.jobs.values()).values()) == [6, 7, 7]
+
+
+def test_a_lost_job_is_lost_and_not_failed(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.lose(world.job(0).id, "NODE_FAIL")
+    ends = world.turns(60)
+    assert [(end.id, end.reason) for end in ends] == [(0, "lost")]
+    assert any("NODE_FAIL" in text for text in world.said)
+
+
+def test_a_job_that_wrote_its_end_before_it_was_lost_has_ended(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    write_result(world.job(0), 5)
+    world.system.lose(world.job(0).id)
+    assert [(end.status, end.reason) for end in world.turns(60)] == [(5, "")]
+
+
+@pytest.mark.parametrize("status", [0, 1, -9])
+def test_a_job_that_ended_without_a_word_is_lost_a_while_later(world: World, status: int) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.end(world.job(0).id, status)
+    assert not world.turns(LATE_S - 1)
+    assert [end.reason for end in world.turns(60)] == ["lost"]
+
+
+def test_a_result_that_comes_up_late_counts(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.end(world.job(0).id)
+    ends = world.turns(LATE_S - 2)
+    write_result(world.job(0))
+    assert [(end.status, end.reason) for end in ends + world.turns(60)] == [(0, "")]
+
+
+def test_a_forgotten_job_is_lost_unless_it_left_its_end(world: World) -> None:
+    for id in (0, 1):
+        world.executor.start(launch(id))
+    world.turns(3)
+    write_result(world.job(1), 3)
+    world.system.forget(world.job(0).id, world.job(1).id)
+    assert sorted((end.id, end.status, end.reason) for end in world.turns(60)) == [(0, -9, "lost"), (1, 3, "")]
+
+
+def test_a_requeued_job_goes_on(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.requeue(world.job(0).id)
+    assert not world.turns(5)
+    world.finish(0)
+    assert [end.status for end in world.turns(40)] == [0]
+
+
+def test_held_jobs_are_said_once_with_their_reason(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.hold(world.job(0).id, "The input file x is missing")
+    assert not world.turns(100)
+    said = [text for text in world.said if "held" in text]
+    assert len(said) == 1
+    assert "The input file x is missing" in said[0]
+
+
+def test_a_scheduler_that_does_not_answer_changes_nothing(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.misbehave("poll", NoAnswer("squeue did not answer within 60 s"), times=5)
+    world.finish(0)
+    assert [end.status for end in world.turns(300)] == [0]
+    assert len([text for text in world.said if "does not answer" in text]) <= 1
+
+
+def test_what_is_refused_for_now_is_submitted_later(world: World) -> None:
+    world.system.misbehave("submit", Refused("QOSMaxSubmitJobPerUserLimit", again=True), times=3)
+    world.executor.start(launch(0))
+    world.turns(60)
+    assert world.system.asked["submit"] == 4
+    assert world.ran == {0: 1}
+    assert any("QOSMaxSubmitJobPerUserLimit" in text for text in world.said)
+
+
+def test_what_is_refused_for_good_ends_the_farmer(world: World) -> None:
+    world.system.misbehave("submit", Refused("Invalid partition name specified"))
+    world.executor.start(launch(0))
+    assert [(end.id, end.reason) for end in world.turns(5)] == [(0, "nostart")]
+    assert "Invalid partition name specified" in world.executor.trouble
+    with pytest.raises(StartError) as error:
+        world.executor.start(launch(1))
+    assert error.value.retryable
+
+
+@pytest.mark.parametrize("trouble", [UNSURE_AND_SUBMITTED, UNSURE_AND_NOT])
+def test_nobody_knows_whether_it_was_submitted(world: World, trouble: str) -> None:
+    world.system.misbehave("submit", trouble)
+    world.executor.start(launch(0))
+    world.turns(200)
+    assert world.ran == {0: 1}
+    world.finish(0)
+    assert [(end.id, end.status) for end in world.turns(60)] == [(0, 0)]
+
+
+def test_a_submission_that_comes_very_late_does_nothing(world: World) -> None:
+    """It was looked for in vain, revoked, and another was made in its place; then the first comes to the queue."""
+    world.system.misbehave("submit", UNSURE_AND_NOT)
+    world.executor.start(launch(0))
+    world.turns(2)
+    (first,) = world.workdir.jobs.iterdir()
+    world.turns(100)
+    (late,) = (request for request in world.executor._submissions.all() if request.submission.name == first.name)
+    ours = world.job(0)
+    world.system._enter(late.submission)
+    world.turns(2)
+    write_result(ours)
+    assert [(end.id, end.status) for end in world.turns(60)] == [(0, 0)]
+    assert world.ran == {0: 1}
+
+
+def test_the_next_farmer_attaches_to_the_job_of_a_dead_one(world: World) -> None:
+    for id in range(3):
+        world.executor.start(launch(id))
+    world.turns(3)
+    write_result(world.job(1), 4)
+    world.executor = world.farmer()  # the old one is dead
+    for id in range(3):
+        world.executor.start(launch(id, attempt=2))
+    ends = world.turns(5)
+    assert [(end.id, end.status) for end in ends] == [(1, 4)]
+    world.finish(0)
+    world.finish(2)
+    assert sorted(end.id for end in world.turns(60)) == [0, 2]
+    assert world.system.asked["submit"] == 1
+    assert world.ran == {0: 1, 1: 1, 2: 1}
+    assert (world.workdir.logs / "log_0.2").is_symlink()
+
+
+def test_an_end_that_stands_in_the_ledger_is_not_taken_again(world: World) -> None:
+    """`retry` of a failed task runs it, rather than fail it once more by its old job."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.finish(0, 1)
+    assert [end.status for end in world.turns(40)] == [1]
+    world.turns(1)
+    world.executor = world.farmer()
+    world.executor.start(launch(0, attempt=2))
+    world.turns(5)
+    assert world.ran == {0: 2}
+
+
+def test_a_farmer_that_was_told_to_stop_cancels_its_jobs(world: World) -> None:
+    for id in range(10):
+        world.executor.start(launch(id))
+    world.turns(3)
+    late = launch(10)
+    world.executor.start(late)
+    for id in range(11):
+        world.executor.signal(id, 15)
+    ends = world.turns(30)
+    assert sorted(end.id for end in ends) == list(range(11))
+    assert all(end.status < 0 for end in ends)
+    assert all(job.status.state.is_over for job in world.system.jobs.values())
+    assert world.system.asked["cancel"] == 1
+
+
+def test_a_cancel_that_the_scheduler_does_not_take_is_tried_again(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.misbehave("cancel", NoAnswer("scancel did not answer"), times=2)
+    world.executor.signal(0, 15)
+    assert [end.id for end in world.turns(60)] == [0]
+    assert world.job(0).status.state.is_over
+
+
+def test_a_time_out_is_said_by_the_job(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.finish(0, -15, "timeout")
+    assert [(end.status, end.reason) for end in world.turns(40)] == [(-15, "timeout")]
+
+
+def test_a_result_that_cannot_be_read_is_no_success(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    job = world.job(0)
+    (job.submission.directory / "results" / "1").write_text('{"status": 0, "rea')
+    world.system.end(job.id)
+    assert [end.reason for end in world.turns(60)] == ["lost"]
+
+
+def test_a_disk_that_takes_no_request_submits_nothing(world: World) -> None:
+    world.workdir.jobs.write_text("in the way")
+    world.executor.start(launch(0))
+    assert not world.turns(10)
+    assert not world.system.jobs
+    world.workdir.jobs.unlink()
+    world.turns(60)
+    assert world.ran == {0: 1}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_histories_run_each_task_once_and_leave_nothing_behind(tmp_path: Path, seed: int) -> None:
+    """Farmers are killed at any operation, schedulers misbehave, jobs end, are lost, held, requeued and forgotten.
+
+    A task runs again only if a job of it was lost, or requeued, before its end was written down; each has one end;
+    nothing is in the queue when all have.
+    """
+    rng = random.Random(seed)
+    world = World(tmp_path / "farm", Fake(slots=rng.choice([2, 5, 50])))
+    tasks = 12
+    attempts = Counter[int]()
+    done: dict[int, int] = {}
+    excused = Counter[int]()
+    running: set[int] = set()
+    world.executor = world.farmer(rng.randrange(1, 40))
+    deaths = 0
+    for turn in range(4000):
+        if len(done) == tasks:
+            break
+        try:
+            for id in range(tasks):
+                if id not in done and id not in running and rng.random() < 0.3:
+                    attempts[id] += 1
+                    running.add(id)
+                    world.executor.start(launch(id, attempts[id]))
+            world.now += 0.5
+            world.system.advance(0.5)
+            _something_happens(world, rng, excused, troubled=turn < 400)
+            for end in world.executor.reap():
+                running.discard(end.id)
+                if not end.reason:
+                    assert end.id not in done
+                    done[end.id] = end.status
+        except (Killed, StartError):
+            running.clear()
+            deaths += 1
+            world.executor = world.farmer(rng.randrange(1, 60) if deaths < 30 and rng.random() < 0.7 else 0)
+    assert sorted(done) == list(range(tasks)), (done, world.said)
+    for id in range(tasks):
+        assert world.ran[id] <= 1 + excused[id], (id, world.ran[id], excused[id])
+    alive = [job.id for job in world.system.jobs.values() if not job.status.state.is_over and not _is_void(job)]
+    assert not alive
+
+
+def _is_void(job: FakeJob) -> bool:
+    return (job.submission.directory / REVOKED).exists()
+
+
+def _something_happens(world: World, rng: random.Random, excused: Counter[int], *, troubled: bool) -> None:
+    system = world.system
+    alive = [job for job in system.jobs.values() if job.status.state.value == "running"]
+    if alive and rng.random() < 0.15:
+        job = rng.choice(alive)
+        match rng.randrange(8):
+            case 0:
+                excused[world.task_of(job)] += 1
+                system.lose(job.id)
+            case 1:
+                excused[world.task_of(job)] += 1
+                system.requeue(job.id)
+            case 2:
+                write_result(job)
+                system.end(job.id)
+                system.forget(job.id)
+            case 3:
+                write_result(job)
+                system.lose(job.id)
+            case 4:
+                excused[world.task_of(job)] += 1
+                system.end(job.id, 1)
+            case _:
+                write_result(job)
+                system.end(job.id)
+    if troubled and rng.random() < 0.02:
+        trouble = rng.choice([UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Refused("busy", again=True)])
+        system.misbehave("submit", trouble)
+    if troubled and rng.random() < 0.02:
+        system.misbehave(rng.choice(["poll", "find", "cancel"]), NoAnswer("hung"))
