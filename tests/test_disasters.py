@@ -125,6 +125,18 @@ def _pids(files: list[Path]) -> list[int]:
     return [int(file.read_text()) for file in files]
 
 
+def test_a_task_that_was_lost_more_often_than_allowed_is_not_started_again(lone: Farm) -> None:
+    lone.write("sleep 600", "true")
+    victim = lone.start("-n", "1", "--lease", "20")
+    lone.wait_for_runs(1)
+    strike(victim, "both")
+    end = lone.start("-n", "1", "--max-losses", "0").wait()
+    assert (end.status, lone.attempts()[0]) == (1, 1), end
+    assert "1 finished, 1 failed" in end.out
+    said = lone.once("why", lone.workdir, "0").out
+    assert "its farmer or its batch job was lost while it ran, 1 time, so it was not started again" in said
+
+
 @pytest.mark.parametrize("whom", ["loop", "guardian"])
 def test_after_a_kill_nothing_is_alive(farm: Farm, whom: str) -> None:
     bodies, files = _unruly(farm)

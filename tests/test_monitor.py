@@ -276,7 +276,7 @@ def test_a_task_that_was_given_up_with_its_farmers_is_explained_until_a_retry(tm
     last.start(0, 3)
     last.end(0, "fail", 3, status=126, reason="lost")
     last.report()
-    said = "its farmer died while it ran, 2 times, so it was not started again"
+    said = "its farmer or its batch job was lost while it ran, 2 times, so it was not started again"
     answer = why(look(farm), 0)
     assert (answer.state, answer.reason) == ("failed", "failed")
     assert answer.text == f"{said}; `taskfarmer retry {farm.path} 0` gives it another chance"

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,11 @@ JOBS = ("--batch", "local", "--one-job-per-task")
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, lone: Farm) -> Iterator[Farm]:
+def jobs(tmp_path: Path, lone: Farm) -> Farm:
     """A farm whose jobs have a spool of their own."""
     lone.env["TASKFARMER_LOCAL_JOBS"] = str(tmp_path / "spool")
     lone.env["TASKFARMER_LOCAL_SLOTS"] = "4"
-    yield lone
+    return lone
 
 
 def write(farm: Farm, *bodies: str) -> None:

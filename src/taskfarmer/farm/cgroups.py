@@ -35,6 +35,14 @@ class ControlGroups:
                     limits.append(int((group / name).read_text()))
         return min(limits, default=None)
 
+    def processes(self) -> int | None:
+        """Return the least limit of processes and threads; None without any."""
+        limits = []
+        for group in self._groups("pids"):
+            with suppress(OSError, ValueError):  # `max`: no limit
+                limits.append(int((group / "pids.max").read_text()))
+        return min(limits, default=None)
+
     def _groups(self, controller: str) -> Iterator[Path]:
         """Yield the directories of the groups that may limit, each mount's from the process up to its root."""
         for line in self._membership.splitlines():

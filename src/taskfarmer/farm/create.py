@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..core.entries import Entry, Farm
 from ..core.ids import format_ids
+from ..core.words import plural
 from ..definitions import Definition
 from ..errors import Damaged, InputError, WorkdirError
 from . import edited
@@ -183,9 +184,12 @@ class _Old:
         bad = set(self._read("failed", segments, count, notes) or ()) - ok
         remaining = self._read("toprocess", segments, count, notes)
         lost = set() if remaining is None else set(range(count)) - ok - bad - set(remaining)
-        notes.insert(0, f"a workdir of PyTaskFarmer is taken over: {len(ok)} tasks finished, {len(bad)} failed")
+        done = plural(len(ok), "task")
+        notes.insert(0, f"a workdir of PyTaskFarmer is taken over: {done} finished, {len(bad)} failed")
         if lost:
-            notes.append(f"{len(lost)} tasks were in none of its files; they will be run ({_some(lost)})")
+            were, they = ("was", "it") if len(lost) == 1 else ("were", "they")
+            tasks = plural(len(lost), "task")
+            notes.append(f"{tasks} {were} in none of its files; {they} will be run ({_some(lost)})")
         return format_ids(ok), format_ids(bad)
 
     def keep_timeline(self, disk: Disk, notes: list[str]) -> None:
@@ -224,6 +228,21 @@ class _Old:
 def _some(ids: Iterable[int]) -> str:
     text = format_ids(ids)
     return text if len(text) < 60 else text[: text.rfind(",", 0, 60)] + ",..."
+
+
+def require_writable(workdir: Workdir) -> None:
+    """See to it, before anything is said or done, that a farmer can write everywhere in a farm.
+
+    Raises:
+        WorkdirError: it cannot.
+    """
+    for directory in workdir.directories():
+        if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
+            if os.statvfs(directory).f_flag & os.ST_RDONLY:
+                why, hint = "its file system is read-only here", "run this on a host where it is not"
+            else:
+                why, hint = "permission denied", "have its owner give you the right to write"
+            raise WorkdirError(f"{directory}: the farm cannot be written: {why}", hint=hint)
 
 
 def working_directory(config: FarmConfig) -> None:

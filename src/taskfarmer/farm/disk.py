@@ -20,6 +20,7 @@ from contextlib import suppress
 from ..errors import InputError
 
 Hook = Callable[[str, str], None]
+_PIECE = 1 << 16
 
 
 class Disk:
@@ -28,6 +29,11 @@ class Disk:
     def __init__(self, hook: Hook | None = None, looks: Hook | None = None) -> None:
         self._hook = hook
         self._looks = looks
+        self._directory = ("", -1)
+
+    def __del__(self) -> None:
+        if self._directory[1] >= 0:
+            os.close(self._directory[1])
 
     def about_to(self, operation: str, what: str = "") -> None:
         """Say what comes next; a test may end the process here."""
@@ -44,6 +50,14 @@ class Disk:
         """Create a file that must not exist, and return a descriptor for writing."""
         self.about_to("create", path)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, 0o666)
+
+    def create_anew(self, path: str) -> int:
+        """The same; a file of that name, which somebody left who was killed, is removed."""
+        try:
+            return self.create(path)
+        except FileExistsError:
+            os.unlink(path)
+            return self.create(path)
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         """Write once; return how many bytes went out (fewer than given when the disk fills up)."""
@@ -71,14 +85,24 @@ class Disk:
         os.fsync(fd)
 
     def sync_directory(self, path: str) -> None:
-        """Bring the names in a directory to the disk; file systems that cannot are forgiven."""
+        """Bring the names in a directory to the disk; file systems that cannot are forgiven.
+
+        The last one stays open: it is the log's nearly always.
+        """
         self.about_to("sync", path)
         with suppress(OSError):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            last, fd = self._directory
+            if last != path:
+                if fd >= 0:
+                    os.close(fd)
+                self._directory = ("", -1)
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._directory = path, fd
             try:
                 os.fsync(fd)
-            finally:
+            except OSError:  # it may be another directory by now
                 os.close(fd)
+                self._directory = ("", -1)
 
     def link(self, old: str, new: str) -> None:
         """Give a file a second name, which must not exist."""
@@ -104,10 +128,11 @@ class Disk:
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Return what stands in a file from byte `start` on, up to `end` (None: to its end)."""
         self.about_to_look("read", path)
-        with open(path, "rb") as file:
-            if start:
-                file.seek(start)
-            return file.read() if end is None else file.read(max(0, end - start))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _read_from(fd, start, end)
+        finally:
+            os.close(fd)
 
     def names(self, path: str) -> list[str]:
         """Return the names in a directory, in no order."""
@@ -122,10 +147,8 @@ class Disk:
     def put(self, path: str, data: bytes, *, sync: bool = True) -> None:
         """Make a file appear whole or not at all: written beside, synced, renamed."""
         beside = f"{path}.{os.getpid()}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(beside)
         try:
-            fd = self.create(beside)
+            fd = self.create_anew(beside)
             try:
                 self.write_all(fd, data)
                 if sync:
@@ -137,6 +160,18 @@ class Disk:
             with suppress(OSError):
                 os.unlink(beside)
             raise
+
+
+def _read_from(fd: int, start: int, end: int | None) -> bytes:
+    """Return the bytes from `start` to `end`, or to the end of the file."""
+    pieces = []
+    while end is None or start < end:
+        piece = os.pread(fd, _PIECE if end is None else min(_PIECE, end - start), start)
+        pieces.append(piece)
+        start += len(piece)
+        if not piece:
+            break
+    return b"".join(pieces)
 
 
 def fresh_id() -> str:

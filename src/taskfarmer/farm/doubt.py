@@ -16,7 +16,7 @@ from .executors import Exit
 DOUBT_S = 1.0
 """How far apart a signal to the farmer and the end of a task may be that come from the same hand."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGKILL)
-_STATUSES = frozenset([-n for n in _SIGNALS] + [128 + n for n in _SIGNALS])
+STATUSES = frozenset([-n for n in _SIGNALS] + [128 + n for n in _SIGNALS])
 """Of processes that died of such a signal, or of shells whose last command did."""
 
 
@@ -46,7 +46,7 @@ class Doubts:
         held = [(due, end) for due, end in self._held if due > now]
         for end in ends:
             attempt = running[end.id]
-            hit = end.status in _STATUSES
+            hit = end.status in STATUSES
             if end.status and (stopping or (hit and now - self._told < DOUBT_S)):
                 _stopped(attempt)
             if hit and not attempt.reason:

@@ -419,7 +419,7 @@ class Driver:
 
         body = self._append(make)
         if isinstance(body, Take):
-            self.plan.took(parse_ids(body.ids))
+            self.plan.took(parse_ids(body.ids), chance())
 
     def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Body | None:
         """Append to the log; a disk that does not take it is said once and tried again later.

@@ -88,6 +88,15 @@ def read_tail(path: Path, start: int = 0, end: int | None = None, *, disk: Disk 
         data = (disk or _DISK).read(str(path), start, end)
     except FileNotFoundError:
         return Tail(length=start)
+    return tail_in(data, start, path)
+
+
+def tail_in(data: bytes, start: int, path: Path) -> Tail:
+    """Return what some bytes of the journal at `path` say that begin at byte `start`.
+
+    Raises:
+        NewerFormat: a later version wrote it.
+    """
     if start == 0:
         framing.check_header(data[: data.find(b"\n") + 1], "journals", str(path))
     whole = framing.whole_lines(data)

@@ -18,7 +18,7 @@ from ..errors import Damaged, WorkdirError
 from . import log
 from .clock import CLOCK, Clock
 from .disk import Disk, chance, fresh_id
-from .journal import read_tail
+from .journal import read_tail, tail_in
 from .log import Log
 from .segments import Segments
 from .workdir import Workdir
@@ -83,15 +83,20 @@ class Ledger:
             Damaged: one cannot be read, or is missing.
         """
         began = self.clock.boottime()
-        known, last = self.state.number, self.log.last()
+        last = self.log.last()
         self.looked = began
+        return self._read_on(last)
+
+    def _read_on(self, last: int) -> int:
+        """Take in the entries up to `last`; return how many are new."""
+        known = self.state.number
         if last <= known:
             return 0
         if known == 0:
             return self._load(last)
         try:
-            for number in range(known + 1, last + 1):
-                self._apply(number, self.log.read(number))
+            for number, entry in enumerate(self.log.since(known, last), known + 1):
+                self._apply(number, entry)
         except FileNotFoundError:  # a snapshot took its place; or it cannot be seen yet
             return self._reload()
         if self.state.stale:
@@ -124,9 +129,9 @@ class Ledger:
         while True:
             stack: list[tuple[int, Entry]] = []
             try:
-                for number in range(last, 0, -1):
-                    stack.append((number, self.log.read(number)))
-                    if isinstance(stack[-1][1].body, Snapshot):
+                for number, entry in self.log.back_from(last):
+                    stack.append((number, entry))
+                    if isinstance(entry.body, Snapshot):
                         break
             except FileNotFoundError as error:
                 if self.clock.monotonic() > deadline:
@@ -172,17 +177,27 @@ class Ledger:
             if farmer.id != besides:
                 self.read_tail(farmer.id)
 
-    def read_tail(self, id: str) -> None:
-        """Take in what one farmer wrote since the log's last news of it."""
+    def read_tail(self, id: str, start: int | None = None) -> bytes:
+        """Take in what one farmer wrote since the log's last news of it.
+
+        Return what its journal says from byte `start` on, the beginning of a line, so that it need not be read twice.
+        """
         farmer = self.state.farmer(id)
         if (number := self.state.index[id]) in self.state.reread:
             known = read_tail(self.workdir.journals / id, farmer.told, farmer.seen, disk=self.disk)
             self.state.observe(id, known.records, known.length)
             self.state.reread.discard(number)
-        tail = read_tail(self.workdir.journals / id, farmer.seen, disk=self.disk)
+        path = self.workdir.journals / id
+        start = farmer.seen if start is None else min(start, farmer.seen)
+        try:
+            data = self.disk.read(str(path), start)
+        except FileNotFoundError:
+            return b""
+        tail = tail_in(data[farmer.seen - start :], farmer.seen, path)
         if tail.damaged:
             self.damaged[id] = self.damaged.get(id, 0) + tail.damaged
         self.state.observe(id, tail.records, tail.length)
+        return data
 
     def task(self, number: int) -> Task:
         """Return the description of a task."""
@@ -240,13 +255,10 @@ class Ledger:
 
     def _catch_up(self, number: int) -> None:
         """Take in entry `number`, which is known to be there, and all that follow: to try the next would be to lose."""
-        try:
-            self._apply(number, self.log.read(number))
-        except FileNotFoundError:
-            self._reload()
-        if self.state.stale:
-            self._reload()
-        self.refresh()
+        began = self.clock.boottime()
+        last = self.log.last()
+        self.looked = began
+        self._read_on(max(number, last))
 
     def news_of(self, id: str, *, final: bool = False, read: bool = True) -> News:
         """Return, as news for an entry, what one farmer's journal says that the log does not know yet.

@@ -29,7 +29,8 @@ def too_large(plan: Plan) -> str:
     left = [task for task in plan.misfits if plan.state.status[task] == READY]
     if not left:
         return ""
-    more = f", and {len(left) - 1} more tasks are left" if len(left) > 1 else ""
+    others = len(left) - 1
+    more = f", and {others} more {'task is' if others == 1 else 'tasks are'} left" if others else ""
     return f"task {left[0]} {plan.misfits[left[0]]}{more}; start a farmer that has it"
 
 

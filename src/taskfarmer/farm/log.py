@@ -6,6 +6,10 @@ was lost (NFS), or that the error was another's way of saying EEXIST (sshfs says
 vain may stay invisible for 30 seconds on NFS, so the next number is never looked up before it is linked; who must know
 of new entries lists the directory.
 
+A name costs a file server more than some bytes. So an entry has with it, word for word, those before it (`before`, with
+their numbers, up to BEFORE_BYTES): who has read all but the last few opens one file, not each. They are copies of what
+can never change; whoever reads only names finds the same.
+
 Where `link` is not to be had, the number is created exclusively, and the entry is renamed over the empty file, which
 needs no space: an entry that cannot be read yet belongs to a writer that is still at it.
 """
@@ -15,11 +19,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from ..core.entries import Entry, Retry
+from ..core.entries import Entry, Retry, Snapshot
 from ..errors import Damaged, WorkdirError
 from . import framing
 from .clock import CLOCK, Clock
@@ -27,6 +34,9 @@ from .disk import Disk, fresh_id
 
 PATIENCE_S = 45.0
 """How long a number that is taken may stay unreadable: NFS may hide a name for 30 s; sshfs showed texts late."""
+BEFORE_BYTES = 3000
+"""How much of earlier entries one has with it: it still fits into one block of 4 KiB, mostly."""
+_RECENT = 64
 LAPSE_S = 300.0
 """Age of an entry without text after which its writer is taken for dead: the lease, of which he was to live by 0.8."""
 
@@ -48,6 +58,12 @@ class Log:
         self._disk = disk
         self._clock = clock
         self._can_link = True
+        self._held: tuple[int, Entry, dict[int, dict[str, Any]]] | None = None
+        """The entry that was found to have a number which this writer wanted: it is asked for next. See `_told`."""
+        self._told: dict[int, dict[str, Any]] = {}
+        """By number: what the entry that was read last says of those before it."""
+        self._recent: dict[int, dict[str, Any]] = {}
+        """By number: the last entries that were read or written here, as they stand in their files."""
         self.unsynced = False
 
     def numbers(self) -> list[int]:
@@ -69,20 +85,71 @@ class Log:
             FileNotFoundError: there is none (any more).
             Damaged: it cannot be read.
         """
+        if self._held is not None and self._held[0] == number:
+            _, entry, self._told = self._held
+            self._held = None
+            return entry
         deadline = self._clock.monotonic() + PATIENCE_S
         while True:
             data = self._disk.read(self.path(number))
             texts = framing.unframe(data)
             if len(texts) == 1 and isinstance(text := texts[0], str):
                 try:
-                    return Entry.from_json(json.loads(text))
-                except ValueError as error:
+                    value = json.loads(text)
+                    entry = Entry.from_json(value)
+                    self._told = {int(other): said for other, said in value.pop("before", ())}
+                    self._remember({**self._told, number: value})
+                    return entry
+                except (ValueError, TypeError) as error:
                     raise Damaged(f"{self.path(number)}: {error}", hint=_HINT) from error
             if not data.endswith(b"\n") and self._make_void(number):
                 continue
             if data.endswith(b"\n") or self._clock.monotonic() > deadline:
                 raise Damaged(f"{self.path(number)}: the entry is damaged", hint=_HINT)
             self._clock.sleep(0.01)
+
+    def back_from(self, last: int) -> Iterator[tuple[int, Entry]]:
+        """Yield (number, entry) from entry `last` down to the first. What an entry says of those before it is believed.
+
+        Raises:
+            FileNotFoundError: one is not there (any more).
+            Damaged: one cannot be read.
+        """
+        told: dict[int, dict[str, Any]] = {}
+        for number in range(last, 0, -1):
+            if number in told:
+                yield number, Entry.from_json(told[number])
+            else:
+                entry, told = self.read(number), self._told
+                yield number, entry
+
+    def since(self, number: int, last: int) -> list[Entry]:
+        """Return the entries after `number` up to `last`, in order.
+
+        Raises:
+            FileNotFoundError: one is not there (any more).
+            Damaged: one cannot be read.
+        """
+        return [entry for _, entry in islice(self.back_from(last), max(0, last - number))][::-1]
+
+    def _remember(self, values: dict[int, dict[str, Any]]) -> None:
+        """Keep entries for the next that is written here; not snapshots, which stand for all before them."""
+        recent = self._recent
+        recent.update({number: value for number, value in values.items() if value["kind"] != Snapshot.kind})
+        for old in sorted(recent)[:-_RECENT]:
+            del recent[old]
+
+    def _before(self) -> list[tuple[int, dict[str, Any]]]:
+        """Return the last entries that are known, one after the other, latest last, as many as may be told again."""
+        found: list[tuple[int, dict[str, Any]]] = []
+        number, left = max(self._recent, default=0), BEFORE_BYTES
+        while (value := self._recent.get(number)) is not None:
+            left -= len(json.dumps(value))
+            if left < 0:
+                break
+            found.append((number, value))
+            number -= 1
+        return found[::-1]
 
     def _make_void(self, number: int) -> bool:
         """Give an entry that its writer left without text a text that says nothing; False while he may be at it.
@@ -125,12 +192,13 @@ class Log:
         Raises:
             WorkdirError: nothing can be written there.
         """
-        data = framing.frame(json.dumps(entry.to_json(), separators=(",", ":")))
+        value = entry.to_json()
+        if before := self._before():
+            value["before"] = before
+        data = framing.frame(json.dumps(value, separators=(",", ":")))
         draft = Draft(entry, f"{self._beside}/{fresh_id()}")
         try:
-            if not self._beside.is_dir():  # empty directories get lost when a workdir is copied
-                self._disk.mkdir(str(self._beside))
-            fd = self._disk.create(draft.path)
+            fd = self._create(draft.path)
             try:
                 self._disk.write_all(fd, data)
                 self._disk.sync(fd)
@@ -140,6 +208,13 @@ class Log:
             self.discard(draft)
             raise self._unwritable(error) from error
         return draft
+
+    def _create(self, path: str) -> int:
+        try:
+            return self._disk.create(path)
+        except FileNotFoundError:  # empty directories get lost when a workdir is copied
+            self._disk.mkdir(str(self._beside))
+            return self._disk.create(path)
 
     def give(self, number: int, draft: Draft) -> bool:
         """Give a draft the number; False when another entry has it: then it may be tried with the next.
@@ -151,7 +226,9 @@ class Log:
             won = self._by_link(number, draft) if self._can_link else self._by_creation(number, draft)
         except OSError as error:
             raise self._unwritable(error) from error
-        self.unsynced = self.unsynced or won
+        if won:
+            self.unsynced = True
+            self._remember({number: draft.entry.to_json()})
         return won
 
     def discard(self, draft: Draft) -> None:
@@ -168,35 +245,41 @@ class Log:
         except OSError as error:
             holder = self._holder(number)
             if holder is not None:
-                return holder == draft.entry.nonce
+                return self._is_ours(number, holder, draft)
             if error.errno not in _NO_LINKS:
                 raise
             self._can_link = False
             return self._by_creation(number, draft)
         return True
 
-    def _holder(self, number: int) -> str | None:
-        """The nonce of the entry that has the number; None when nobody has."""
+    def _holder(self, number: int) -> Entry | None:
+        """The entry that has the number; None when nobody has it."""
         try:
-            return self.read(number).nonce
+            return self.read(number)
         except FileNotFoundError:
             # The name may be there and hidden by a cache: the listing knows.
             deadline = self._clock.monotonic() + PATIENCE_S
             while number in self.numbers():
                 with suppress(FileNotFoundError):
-                    return self.read(number).nonce
+                    return self.read(number)
                 if self._clock.monotonic() > deadline:
                     raise
                 self._clock.sleep(0.05)
             return None
 
+    def _is_ours(self, number: int, holder: Entry, draft: Draft) -> bool:
+        if holder.nonce == draft.entry.nonce:
+            return True
+        self._held = number, holder, self._told
+        return False
+
     def _by_creation(self, number: int, draft: Draft) -> bool:
         try:
             os.close(self._disk.create(self.path(number)))
         except OSError:
-            if self._holder(number) is None:
+            if (holder := self._holder(number)) is None:
                 raise
-            return False
+            return self._is_ours(number, holder, draft)
         self._disk.rename(draft.path, self.path(number))
         return True
 

@@ -1,8 +1,10 @@
 """The tasks: immutable files of one JSON value a line (`core.model`), with a sparse index beside.
 
 `#taskfarmer tasks 1`, then a line a task. Texts are read when they are needed, a block at a time, so a farmer's memory
-does not grow with them. The index (`.idx`: the offset of every 64th line, 8 bytes each, in this machine's order) is a
-convenience; without it the file is scanned. Plain reads rather than `mmap`: a file that vanishes under a map is SIGBUS.
+does not grow with them. A file stays open from one block to the next: to open it anew for each would be most of what a
+farm of short tasks asks of a file server. It never changes, so what is read is never old. The index (`.idx`: the offset
+of every 64th line, 8 bytes each, in this machine's order) is a convenience; without it the file is scanned. Plain reads
+rather than `mmap`: a file that vanishes under a map is SIGBUS.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from ..core.entries import Segment
 from ..core.model import Task, TaskId, decode_task
@@ -22,6 +24,8 @@ from . import framing
 from .disk import Disk, fresh_id
 
 STRIDE = 64
+MOST_OPEN = 4
+"""Files of tasks that a reader keeps open: a farm may have thousands."""
 _CHUNK = 1 << 20
 
 
@@ -78,12 +82,50 @@ def _write_lines(fd: int, lines: Iterable[bytes], disk: Disk) -> tuple[int, bool
     return count, special, after, index
 
 
+class OpenFiles:
+    """Files open for reading: those last used, at most MOST_OPEN of them."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._open
+
+    def __reduce__(self) -> tuple[type[OpenFiles], tuple[()]]:
+        return OpenFiles, ()  # a copy opens its own
+
+    def __del__(self) -> None:
+        for path in list(self._open):
+            self.forget(path)
+
+    def get(self, path: Path) -> int:
+        """Return a descriptor of the file.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        fd = self._open.pop(path, -1)
+        if fd < 0:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._open) >= MOST_OPEN:
+                self.forget(next(iter(self._open)))
+        self._open[path] = fd
+        return fd
+
+    def forget(self, path: Path) -> None:
+        """Close a file, if it is open: who reads it next opens what is there then."""
+        if (fd := self._open.pop(path, -1)) >= 0:
+            with suppress(OSError):
+                os.close(fd)
+
+
 class SegmentFile:
     """One segment, for reading. `first`: the id of its first task."""
 
-    def __init__(self, directory: Path, first: int, segment: Segment) -> None:
+    def __init__(self, directory: Path, first: int, segment: Segment, files: OpenFiles | None = None) -> None:
         self.first = first
         self.segment = segment
+        self._files = files or OpenFiles()
         self._path = directory / segment.file
         self._index = array("Q")
         self._block = -1
@@ -122,25 +164,38 @@ class SegmentFile:
         Raises:
             OSError, IndexError: they cannot be read.
         """
-        with open(self._path, "rb") as file:  # anew for each block: a farm may have thousands of segments
-            if not self._index:
-                self._learn(file)
-            lines = self._lines_of(file, number)
-            if len(lines) != min(STRIDE, self.segment.count - number * STRIDE):
-                self._index = self._scan()  # the index was never synced: after a loss of power it may say anything
-                lines = self._lines_of(file, number)
-            return lines
+        if self._path in self._files:
+            with suppress(OSError, IndexError):
+                return self._read_block(number)
+            self._forget()  # a file server may have forgotten it (ESTALE), or somebody mended it
+        return self._read_block(number)
 
-    def _lines_of(self, file: BinaryIO, number: int) -> list[bytes]:
+    def _forget(self) -> None:
+        self._files.forget(self._path)
+        self._index = array("Q")
+
+    def _read_block(self, number: int) -> list[bytes]:
+        fd = self._files.get(self._path)
+        if not self._index:
+            self._learn(fd)
+        lines = self._lines_of(fd, number)
+        if len(lines) != min(STRIDE, self.segment.count - number * STRIDE):
+            self._index = self._scan()  # the index was never synced: after a loss of power it may say anything
+            lines = self._lines_of(fd, number)
+            if not lines:
+                raise IndexError("the file is damaged")
+        return lines
+
+    def _lines_of(self, fd: int, number: int) -> list[bytes]:
         start = self._index[number]
-        file.seek(start - 1)  # the end of the line before tells that a line begins here
-        size = self._index[number + 1] - start if number + 1 < len(self._index) else -2
-        before, *lines = file.read(size + 1).split(b"\n")
+        end = self._index[number + 1] if number + 1 < len(self._index) else os.fstat(fd).st_size
+        # One byte more: the end of the line before tells that a line begins here.
+        before, *lines = os.pread(fd, max(0, end - start + 1), start - 1).split(b"\n")
         return [] if before else lines[:-1]
 
-    def _learn(self, file: BinaryIO) -> None:
-        framing.check_header(file.readline(200), "task files", str(self._path))
-        size = os.fstat(file.fileno()).st_size
+    def _learn(self, fd: int) -> None:
+        framing.check_header(os.pread(fd, 200, 0).partition(b"\n")[0] + b"\n", "task files", str(self._path))
+        size = os.fstat(fd).st_size
         blocks = -(-self.segment.count // STRIDE)
         try:
             self._index.frombytes(self._path.with_suffix(".idx").read_bytes())
@@ -193,13 +248,14 @@ class Segments:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._open = OpenFiles()
         self._files: list[SegmentFile] = []
         self._firsts: list[int] = []
 
     def learn(self, segments: list[tuple[int, Segment]]) -> None:
         """Take in segments that are new since the last call."""
         for first, segment in segments[len(self._files) :]:
-            self._files.append(SegmentFile(self._directory, first, segment))
+            self._files.append(SegmentFile(self._directory, first, segment, self._open))
             self._firsts.append(first)
 
     def task(self, number: int) -> Task:

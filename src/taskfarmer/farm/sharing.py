@@ -21,6 +21,8 @@ from .options import FarmerOptions
 MOST_NAMED = 3
 """Farmers whose ids are told; of more the number."""
 _GIB = 1 << 30
+_PILOT = " pilot "
+"""In the name of a job: what follows tells which pilot of ours it is."""
 
 _Fact = tuple[str, str]
 """What others have, and what this one has."""
@@ -82,17 +84,34 @@ class Sharing:
         return found
 
     def _is_in_another_job(self, farmer: Farmer) -> bool:
-        return bool(farmer.job and self._options.job) and farmer.job != self._options.job
+        theirs, ours = (job.partition(_PILOT)[0] for job in (farmer.job, self._options.job))
+        return bool(theirs and ours) and theirs != ours
 
 
 def job_of(environ: Mapping[str, str]) -> str:
-    """Return the batch job that an environment is of, as no other on the same host is named; empty: none."""
+    """Return the batch job that an environment is of, as no other on the same host is named, and which pilot of which
+    submission it is (`farm.pilots`); empty: none.
+    """
+    name, element = environ.get("TASKFARMER_SUBMISSION", "").rpartition("/")[2], environ.get("TASKFARMER_ELEMENT")
+    return _batch_job(environ) + (f"{_PILOT}{name}.{element}" if name and element else "")
+
+
+def pilot_of(job: str) -> str:
+    """Return the pilot that `job_of` named: its submission and element, with a dot between; empty: none."""
+    return job.partition(_PILOT)[2]
+
+
+def _batch_job(environ: Mapping[str, str]) -> str:
     if job := environ.get("SLURM_JOB_ID"):
         return f"slurm {job}"
     if job := environ.get("LSB_JOBID"):
         return f"lsf {job}[{environ.get('LSB_JOBINDEX', '0')}]"
     if directory := environ.get("_CONDOR_SCRATCH_DIR"):
         return f"condor {directory}"
+    if job := environ.get("PBS_JOBID"):
+        return f"pbs {job}"
+    if (job := environ.get("JOB_ID")) and (task := environ.get("SGE_TASK_ID")):
+        return f"sge {job}.{task}"
     return ""
 
 

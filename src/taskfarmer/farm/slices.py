@@ -8,9 +8,10 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -21,6 +22,10 @@ _CHUNK = 1 << 18
 
 Open = dict[int, tuple[int, int, float]]
 """Attempts without an end so far: task -> (attempt, slot, start)."""
+
+Tails = Mapping[str, tuple[int, bytes]]
+"""By farmer: from which byte on its journal was read, and what stood there."""
+NO_TAILS: Tails = MappingProxyType({})
 
 ENDINGS = {
     "ok": "finished",
@@ -54,20 +59,22 @@ class Slice(NamedTuple):
 
 
 def read_slices(
-    path: Path, farmer: int, start: int, stop: int, begun: Open, only: Collection[int] | None = None
+    path: Path, farmer: int, start: int, stop: int, begun: Open, only: Collection[int] | None = None, known: bytes = b""
 ) -> Iterator[Slice]:
     """Yield the ends in bytes `start` to `stop` of a journal; what is damaged is skipped.
 
     Starts are put into `begun`; who takes a slice removes its start from there, so that one may stop before any slice,
-    and read it again later. `only` a few tasks are found faster than all; then `offset` means nothing.
+    and read it again later. `only` a few tasks are found faster than all; then `offset` means nothing. `known`: what
+    the journal says from `start` on, as far as it was read before.
 
     Raises:
         NewerFormat: a later version wrote the journal.
     """
     position = start
     size = _CHUNK
+    known = known[: known.rfind(b"\n") + 1]
     while position < stop:
-        data = _read(path, position, min(size, stop - position))
+        data = known[position - start :][: stop - position] or _read(path, position, min(size, stop - position))
         whole = data[: data.rfind(b"\n") + 1]
         if not whole:
             if position + len(data) >= stop or len(data) < size:
@@ -145,18 +152,23 @@ class Feed:
         return any(farmer.ended and self.positions.get(farmer.id, 0) > farmer.seen for farmer in farmers)
 
     def read(
-        self, farmers: Sequence[Farmer], deadline: float, is_known: Callable[[Slice], bool] = lambda _item: True
+        self,
+        farmers: Sequence[Farmer],
+        deadline: float,
+        is_known: Callable[[Slice], bool] = lambda _item: True,
+        tails: Tails = NO_TAILS,
     ) -> Iterator[Slice]:
         """Yield what ended, up to where the state knows the journals, until `deadline` on the monotonic clock.
 
         A journal is read no further than to the first slice that the state does not know, though its tail was read:
-        it was ahead of the log. `caught_up` says whether the deadline left time for all the rest.
+        it was ahead of the log. `caught_up` says whether the deadline left time for all the rest. `tails`:
+        what was read of journals just now.
         """
         self.caught_up = False
         sources = []
         held: set[int] = set()
 
-        def known(source: Iterator[Slice]) -> Iterator[Slice]:
+        def only_known(source: Iterator[Slice]) -> Iterator[Slice]:
             for item in source:
                 if not is_known(item):
                     held.add(item.farmer)
@@ -167,7 +179,10 @@ class Feed:
             start = self.positions.setdefault(farmer.id, 0)
             if start < farmer.seen:
                 begun = self._begun.setdefault(farmer.id, {})
-                sources.append(known(read_slices(self._directory / farmer.id, number, start, farmer.seen, begun)))
+                first, data = tails.get(farmer.id, (start, b""))
+                known = data[start - first :] if start >= first else b""
+                path = self._directory / farmer.id
+                sources.append(only_known(read_slices(path, number, start, farmer.seen, begun, known=known)))
         for count, item in enumerate(heapq.merge(*sources), 1):
             farmer = farmers[item.farmer - 1]
             self._begun[farmer.id].pop(item.task, None)

@@ -88,6 +88,8 @@ class Undertaker:
         self._say = say
         self._heartbeat_s = heartbeat_s
         self._silence = Silence(heartbeat_s)
+        self._heard: dict[str, int] = {}
+        self._next_look = float("-inf")
         self._snapshots: dict[int, float] = {}
         self._forgotten = 0
         self._without_loop: dict[str, float] = {}
@@ -106,14 +108,28 @@ class Undertaker:
                 self._bury(farmer.id, "its processes are gone", kill=True)
 
     def watch(self) -> None:
-        """Bury the gone, and those that were silent for the lease."""
+        """Bury the gone, and, once in a heartbeat, those that were silent for the lease."""
         self.bury_the_gone()
         now = self._now()
+        if now < self._next_look:
+            return
+        self._next_look = now + 0.9 * self._heartbeat_s
         for id in to_watch(self._others(), self.is_silent):
-            if not (beat := self._ledger.heartbeat(id)):
+            if not (beat := self._sign_of(id)):
                 continue
             if self._silence.look(id, beat, now) >= self._lease_s:
                 self._bury(id, f"silent for {self._lease_s:g} s", kill=False)
+
+    def _sign_of(self, id: str) -> str:
+        """Return what shows that a farmer lives; empty if the file system does not answer.
+
+        Who has added to the log since the last look lives. Of the others the heartbeat is read.
+        """
+        last = self._ledger.state.farmer(id).last
+        if last > self._heard.get(id, 0):
+            self._heard[id] = last
+            return f"entry {last}"
+        return self._ledger.heartbeat(id)
 
     def _others(self) -> list[str]:
         """The living others, from who joined last before this one backwards, and around.

@@ -22,9 +22,10 @@ class AttemptRecord:
     """One attempt at a task. Times in seconds since the epoch, by the clock of `host`.
 
     `ending` is `finished`, `failed`, `retried` (failed, to be tried again), `stopped` (to be done again), `cancelled`,
-    `lost` (its farmer died) or `running`; `status` the exit status, or minus a signal, None where nothing is known.
-    `counted`: its end is that of the task. `superseded`: it ended, but that does not count: its farmer had been buried
-    by then, or the task had been cancelled. `buried`: why its farmer was buried, if that is the reason for either.
+    `lost` (its farmer died; with the reason `lost`, its batch job) or `running`; `status` the exit status, or minus a
+    signal, None where nothing is known. `counted`: its end is that of the task. `superseded`: it ended, but that does
+    not count: its farmer had been buried by then, or the task had been cancelled. `buried`: why its farmer was buried,
+    if that is the reason for either.
     `number` is the farmer's, from 1, in the order of joining.
     """
 
@@ -153,6 +154,11 @@ def _is_outdone(state: State, item: Slice) -> bool:
     return state.status[item.task] == FINISHED or not state.farmers[item.farmer - 1].alive
 
 
+def is_job_lost(item: Slice) -> bool:
+    """Whether the attempt was a batch job that was lost, while its farmer lived on."""
+    return item.outcome == "back" and item.reason == "lost"
+
+
 def is_counted(state: State, item: Slice) -> bool:
     """Whether the task stands as this attempt at it has ended; to be asked only of what is before the cut."""
     stands = {"ok": FINISHED, "fail": FAILED}.get(item.outcome)
@@ -161,7 +167,8 @@ def is_counted(state: State, item: Slice) -> bool:
 
 def _record(state: State, item: Slice, superseded: bool) -> AttemptRecord:
     farmer = state.farmers[item.farmer - 1]
-    unknown = item.outcome in ("lost", "running")
+    job_lost = is_job_lost(item)
+    unknown = job_lost or item.outcome in ("lost", "running")
     return AttemptRecord(
         task=item.task,
         attempt=item.attempt,
@@ -171,7 +178,7 @@ def _record(state: State, item: Slice, superseded: bool) -> AttemptRecord:
         slot=item.slot,
         start=item.start,
         end=None if item.outcome == "running" else item.end,
-        ending=ENDINGS.get(item.outcome, item.outcome),
+        ending="lost" if job_lost else ENDINGS.get(item.outcome, item.outcome),
         status=None if unknown else item.status,
         reason=item.reason,
         cpu_s=item.cpu_s,

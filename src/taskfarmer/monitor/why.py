@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ..core.state import BLOCKED, CANCELLED, FAILED, FINISHED, READY, TAKEN, UNKNOWN, WAITING, State
+from ..core.words import plural
 from ..farm.ledger import Ledger
 from .attempts import AttemptRecord, attempts_at
+from .outputs import why_not_started
 from .standing import is_dead, run_of, standing
 from .text import duration
 
@@ -51,7 +53,9 @@ def _now(ledger: Ledger, task: int, tried: list[AttemptRecord]) -> tuple[str, st
             if given_up := lost_too_often(tried):
                 return "failed", f"{given_up}; {retry} gives it another chance"
             retry += " has it done again"
-            return "failed", f"{_ended(tried, 'failed')}; {retry}"
+            said = why_not_started(ledger, tried[-1]) if tried else ""
+            ended = ", ".join([_ended(tried, "failed"), *([said] if said else [])])
+            return "failed", f"{ended}; {retry}"
         case code if code == CANCELLED:
             return "cancelled", f"it was cancelled; `taskfarmer retry {_path(ledger)} {task}` takes that back"
         case code if code == UNKNOWN:
@@ -77,15 +81,14 @@ def _ready(ledger: Ledger, task: int) -> tuple[str, str]:
         slots[run_of(farmer)] += farmer.slots
     most = max(slots.values())
     if described.cpus > most:
-        return "too-wide", f"it needs {described.cpus} cpus, and no farmer that is at work has more than {most} slots"
+        most_slots = plural(most, "slot")
+        return "too-wide", f"it needs {described.cpus} cpus, and no farmer that is at work has more than {most_slots}"
     before = state.status.count(READY, 0, task)
     extra = ""
     if described.memory_bytes or described.gpus:
-        extra = f"; it also needs {described.memory_bytes} bytes of memory and {described.gpus} GPUs"
-    return (
-        "queued",
-        f"nobody has taken it yet: {before} tasks stand before it, {len(at_work)} farmers are at work{extra}",
-    )
+        extra = f"; it also needs {described.memory_bytes} bytes of memory and {plural(described.gpus, 'GPU')}"
+    who = plural(len(at_work), "farmer")
+    return "queued", f"nobody has taken it yet: it is behind {plural(before, 'task')}, with {who} at work{extra}"
 
 
 def _missing(state: State, task: int) -> list[int]:
@@ -132,7 +135,7 @@ def _taken(ledger: Ledger, task: int) -> tuple[str, str]:
     if (ran := state.running.get(task)) is not None:
         return "running", f"it runs: attempt {ran.attempt}, {who}, slot {ran.slot}"
     if failures := state.tries_of(task).failures:
-        return "delayed", f"{who} tries it again after a pause: it has failed {failures} times"
+        return "delayed", f"{who} tries it again after a pause: it has failed {plural(failures, 'time')}"
     return "taken", f"{who} has taken it, and starts it when a slot is free"
 
 
@@ -142,10 +145,10 @@ def _lease(state: State) -> str:
 
 def lost_too_often(tried: list[AttemptRecord]) -> str:
     """Return in words why a task was given up without starting it again; empty if its last attempt ended otherwise."""
-    if not tried or tried[-1].reason != "lost":
+    if not tried or tried[-1].reason != "lost" or tried[-1].ending == "lost":
         return ""
     losses = sum(attempt.ending == "lost" for attempt in tried)
-    return f"its farmer died while it ran, {losses} times, so it was not started again"
+    return f"its farmer or its batch job was lost while it ran, {plural(losses, 'time')}, so it was not started again"
 
 
 def _ended(tried: list[AttemptRecord], ending: str) -> str:
@@ -165,7 +168,7 @@ def _again(tried: list[AttemptRecord]) -> list[str]:
 
 def _cause(attempt: AttemptRecord) -> str:
     causes = {
-        "lost": f"its farmer {attempt.farmer} died",
+        "lost": "its batch job was lost" if attempt.reason == "lost" else f"its farmer {attempt.farmer} died",
         "stopped": "its farmer was told to stop while it ran" if attempt.reason == "stopped" else attempt.how(),
         "cancelled": "it was cancelled, and then asked for again",
         "finished": "it finished, but its farmer was presumed dead by then, or the task cancelled",

@@ -44,7 +44,6 @@ from ...batch.script import UNSEEN
 from ...core.model import Task, encode_task
 from ...definitions import Definition
 from ...errors import TaskfarmerError
-from .. import host
 from ..disk import Disk, chance
 from ..submissions import Request, Submissions, fresh_name
 from ..workdir import Workdir
@@ -123,8 +122,6 @@ class BatchJobs:
         self._clock = clock
         self._wall = wall
         self._submissions = Submissions(workdir.jobs, disk)
-        # A job is no process of ours: it must not look like one to who cleans up behind a dead farmer.
-        self._environ = {key: value for key, value in system.environ.items() if key != host.TOKEN}
         self._limits: Limits | None = None
         self._waiting: dict[int, Launch] = {}
         self._since = 0.0
@@ -252,7 +249,7 @@ class BatchJobs:
     def _ask(self, steps: Steps[Any], then: Callable[[Errand[Any]], None]) -> bool:
         self._began = self._clock()
         self._then = then
-        self._errand = Errand(steps, self._environ, self._clock)
+        self._errand = Errand(steps, self._system.environ, self._clock)
         return True
 
     def _next_errand(self, now: float) -> bool:

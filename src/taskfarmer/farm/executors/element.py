@@ -5,7 +5,8 @@ task as a farmer on this node would, and writes how it ended into results/N, who
 need not ask the scheduler. Its own exit status is the task's, for the scheduler's books.
 
 SIGTERM comes from the scheduler: cancelled, preempted, out of time. It is passed on to all processes of the task, the
-grace later SIGKILL; the end then is `lost`. What ended by itself before that stands.
+grace later SIGKILL. Then no end is written: the scheduler says whether the job was lost, or comes again after a
+requeue, and does what it did not finish. A job that comes again although its end was written down does nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from ...core.model import decode_task
 from .. import host
 from ..disk import Disk
+from ..doubt import DOUBT_S, STATUSES
 from .worker import Attendant
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -55,6 +57,8 @@ class Element:
     def run(self) -> int:
         """Run the task, write how it ended, and return the exit status."""
         began = time.time()
+        if os.path.exists(self._path):
+            return 0
         for number in SIGNALS:
             signal.signal(number, lambda *_: self._end("lost"))
         signal.signal(signal.SIGALRM, self._time_is_over)
@@ -63,8 +67,9 @@ class Element:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
         said = Attendant().attempt(self._job(), self._log())
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._reason == "lost" and said["status"] == 0:
-            said["status"] = -signal.SIGTERM  # who is told to end may say 0 without having done the work
+        self._doubt(said["status"])
+        if self._reason == "lost":
+            return 128 + signal.SIGTERM
         answer = {
             **said,
             "attempt": self._attempt,
@@ -105,6 +110,12 @@ class Element:
             end = "" if self._attempt <= 1 else f".{self._attempt}"
             path = f"{self._given['workdir']}/logs/log_{self._id}{end}"
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def _doubt(self, status: int) -> None:
+        """Wait a moment if the task died as if the whole job had been told to end: the word to us may be on its way."""
+        deadline = time.monotonic() + DOUBT_S
+        while status in STATUSES and self._reason == "-" and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _time_is_over(self, _number: int, _frame: FrameType | None) -> None:
         if self._reason == "-":

@@ -120,6 +120,11 @@ class Growing:
         os.close(fd)
 
     @property
+    def size(self) -> int:
+        """Bytes of the file that was left."""
+        return self._size
+
+    @property
     def _beside(self) -> str:
         return f"{self.path}.{os.getpid()}.new"
 
@@ -129,15 +134,13 @@ class Growing:
             self._disk.about_to("create", str(self.path))
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             return
-        with suppress(FileNotFoundError):
-            os.unlink(self._beside)
         if not self.known:
-            self._fd = self._disk.create(self._beside)
+            self._fd = self._disk.create_anew(self._beside)
             self._buffer += self._head
             return
         start = self._begin_from_spare()
         if self._fd < 0:
-            self._fd = self._disk.create(self._beside)
+            self._fd = self._disk.create_anew(self._beside)
         self._copy_body(start)
 
     def _begin_from_spare(self) -> int:
@@ -191,9 +194,11 @@ class Growing:
         if self._spare is None or not self.known or not self.intact():
             return
         with suppress(OSError):
-            with suppress(FileNotFoundError):
+            try:
+                self._disk.link(str(self.path), str(self._spare))
+            except FileExistsError:
                 os.unlink(self._spare)
-            self._disk.link(str(self.path), str(self._spare))
+                self._disk.link(str(self.path), str(self._spare))
             self._spare_inode = self._inode
             self._spare_body = self._size - len(self._tail)
 

@@ -28,7 +28,7 @@ from ...core.state import FAILED, FINISHED
 from ...errors import NewerFormat, TaskfarmerError
 from ..host import Place, is_gone
 from ..ledger import Ledger
-from ..slices import Feed, Slice
+from ..slices import NO_TAILS, Feed, Slice, Tails
 from .growing import Growing
 from .remaining import Remaining
 from .texts import ViewTexts
@@ -36,13 +36,15 @@ from .timeline import HEAD, TAIL, begins, ends, event
 
 BUDGET_S = 0.25
 """How long one update may read; the rest is for the next."""
-_PAUSE_S, _MOST_PAUSE_S = 2.0, 4.0
+_PAUSE_S, _MOST_PAUSE_S = 3.0, 4.0
 _SHARE, _BEHIND = 20.0, 8.0
 """How many times as long as an update the pause after it is; the second where there is more to read."""
 _COPY_RATE = 64 << 20
 """Bytes a second that may be copied on average, so that a large farm does not write its timeline all day."""
 _SHOWN = bytes(code if code in (FINISHED, FAILED) else 0 for code in range(256))
 _BLOCK = 4096
+_MOST_TAIL = 1 << 20
+"""Bytes of a journal that are kept in memory rather than read again."""
 _RUBBISH = re.compile(r"(toprocess|finished|failed|timeline\.json|views\.json)\.\d+\.(new|old)")
 _RUBBISH_S = 600.0
 
@@ -86,9 +88,9 @@ class ViewKeeper:
         `besides`: the farmer whose own journal the ledger's state always knows. Never raises for the sake of a view.
         """
         began = time.monotonic()
-        self.ledger.read_tails(besides)
+        tails = self._read_tails(besides)
         try:
-            done = self._update(began + budget_s)
+            done = self._update(began + budget_s, tails)
             self.problem = ""
         except OSError as error:
             done = False
@@ -131,7 +133,17 @@ class ViewKeeper:
 
     # -- the steps of an update ----------------------------------------------------------------------------------------
 
-    def _update(self, deadline: float) -> bool:
+    def _read_tails(self, besides: str) -> Tails:
+        """Catch up with the journals; return what they say from where the feed stopped, so that it reads none again."""
+        tails = {}
+        for farmer in self.ledger.state.alive():
+            at = self._feed.positions.get(farmer.id, farmer.seen)
+            if farmer.id != besides:
+                start = at if farmer.seen - at < _MOST_TAIL else farmer.seen
+                tails[farmer.id] = min(start, farmer.seen), self.ledger.read_tail(farmer.id, start)
+        return tails
+
+    def _update(self, deadline: float, tails: Tails = NO_TAILS) -> bool:
         state = self.ledger.state
         if self._is_new:
             _sweep(self.ledger.workdir.path)
@@ -143,7 +155,7 @@ class ViewKeeper:
             self._begin_anew()
         self._listed.extend(bytes(len(state) - len(self._listed)))
         self._name_farmers()
-        for item in self._feed.read(state.farmers, deadline, self._is_known):
+        for item in self._feed.read(state.farmers, deadline, self._is_known, tails):
             self._take(item)
         if not self._feed.caught_up:
             return False
@@ -262,8 +274,8 @@ class ViewKeeper:
     # -- what is kept for the next keeper ------------------------------------------------------------------------------
 
     def _write_sidecar(self) -> None:
-        path = self.ledger.workdir.path
-        sizes = {name: os.stat(path / name).st_size for name in ("toprocess", "finished", "failed", "timeline.json")}
+        sizes = {view.path.name: view.size for view in self._growing.values()}
+        sizes[self._remaining.path.name] = self._remaining.size
         said = {
             "version": 1,
             "number": self.ledger.state.number,

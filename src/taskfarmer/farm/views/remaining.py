@@ -55,8 +55,6 @@ class Remaining:
         if intact and mask == self._mask:
             return
         beside = f"{self.path}.{os.getpid()}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(beside)
         try:
             with _Writer(beside, self.path if intact else None, self._disk) as writer:
                 lengths = self._write(writer, bytes(mask), state, segments, intact)
@@ -112,7 +110,7 @@ class _Writer:
     """A new file, put together from pieces of the old one and new ones."""
 
     def __init__(self, path: str, old: Path | None, disk: Disk) -> None:
-        self.fd = disk.create(path)
+        self.fd = disk.create_anew(path)
         self._disk = disk
         self._old = -1 if old is None else os.open(old, os.O_RDONLY | os.O_CLOEXEC)
         self._buffer = bytearray()

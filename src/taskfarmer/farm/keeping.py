@@ -1,0 +1,265 @@
+"""Keeping pilots in the queue until a farm is done: one round now and then, and nothing in between.
+
+A round settles what is open, asks each batch system once, and submits what is missing; it knows nothing of tasks but
+how many are left. What it needs to remember is in the workdir, so that rounds of one process or of many are the same.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..batch import JobState, JobStatus, Needs, Refused, Submission, Submitted
+from ..batch.pace import Backoff, Polling, Rate
+from ..batch.script import UNSEEN
+from ..core.records import Ended, Started
+from ..errors import InputError, Stopped
+from .disk import chance
+from .journal import read_tail
+from .ledger import Ledger
+from .pilots import Pilot, Pilots, Plan, Queue, elastic, joined, missing, useful
+from .submissions import fresh_name
+from .workdir import Workdir
+
+LEAST_S, MOST_S = 2.0, 60.0
+"""Between two rounds."""
+MEMORY = 256 << 20
+"""Of the job that keeps pilots, in bytes."""
+WARN_S = 180.0
+"""Before its end it has a signal, where the system can, and submits the next one."""
+BARREN = 3
+"""Pilots in vain for each that is wanted, after which nobody tries any longer."""
+_FARMERS, _BYTES = 16, 64 << 10
+"""Journals whose ends tell how long tasks take, and how much of each is read."""
+_OWN_ENDS = (0, 1, 3, 4)
+"""Exit statuses of a farmer that worked; with any other a pilot came to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What to keep: `number` >= 1 pilots, or with `elastic` at most so many, so that all is done `within_s`."""
+
+    plan: Plan
+    number: int
+    elastic: bool = False
+    within_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "plan": self.plan.to_json(),
+            "number": self.number,
+            "elastic": self.elastic,
+            "within_s": self.within_s,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Keep:
+        """Return what `to_json` gave."""
+        return cls(**{**value, "plan": Plan.from_json(value["plan"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What a round found and did. `left`: tasks that have not ended; `wait_s`: until the next one."""
+
+    left: int
+    running: int
+    waiting: int
+    submitted: int
+    wait_s: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.left
+
+
+def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submission, Plan]:
+    """Return the submission of a small job that keeps pilots, and what it is made by.
+
+    It may take as long as a pilot; before its end it submits the next one.
+    """
+    needs = keep.plan.needs
+    own = replace(
+        keep.plan,
+        slots=1,
+        requeue=False,
+        needs=Needs(
+            memory_bytes=MEMORY, time_s=needs.time_s, queue=needs.queue, account=needs.account, warn_s=WARN_S,
+            env_script=needs.env_script, requeue=True, settings=needs.settings, native=needs.native,
+        ),
+    )  # fmt: skip
+    name = fresh_name()
+    directory = workdir.jobs / name
+    words = (sys.executable, "-P", "-m", "taskfarmer", "submit", str(workdir.path), "--record", name)
+    submission = Submission(
+        name=name,
+        directory=directory,
+        body=f"exec {shlex.join(words)}",
+        cwd=cwd,
+        output=f"{directory}/out.{{element}}",
+        needs=own.needs,
+    )
+    return submission, own
+
+
+@dataclass
+class Keeper:
+    """Keeps pilots for a farm; it has the turn. `cwd`: where the farm's tasks run."""
+
+    pilots: Pilots
+    ledger: Ledger
+    keep: Keep
+    cwd: str
+    clock: Callable[[], float] = time.monotonic
+    _submitting: Backoff = field(default_factory=Backoff)
+    _asking: Backoff = field(default_factory=Backoff)
+    _polling: Polling = field(default_factory=lambda: Polling(least_s=LEAST_S, most_s=MOST_S))
+    _rate: Rate = field(default_factory=Rate)
+    _last: tuple[int, ...] = ()
+    _in_vain: int = 0
+    _began: bool = False
+    _names: set[str] = field(default_factory=set)
+
+    def round(self) -> Round:
+        """Do one round.
+
+        Raises:
+            InputError: the very first submission was refused for good.
+            Stopped: pilots come to nothing again and again.
+        """
+        began = self.clock()
+        self.ledger.refresh()
+        self.ledger.read_tails()
+        counts = self.ledger.state.counts()
+        left = counts["toprocess"] + counts["running"]
+        queue = self.pilots.look()
+        notes = list(queue.problems)
+        if not left:
+            notes += self.pilots.cancel(pilot for pilot in queue.live() if pilot.status.state is not JobState.RUNNING)
+            return self._told(queue, left, 0, notes, began)
+        if queue.problems:
+            self._asking.failed(began, chance())
+            return self._told(queue, left, 0, notes, began)
+        self._asking.went_well()
+        self._look_for_barren(queue)
+        wanted = self._wanted(left)
+        if self.keep.elastic:
+            notes += self._shrink(queue, wanted)
+        count = missing(wanted, queue, useful(self.ledger.state, self.keep.plan))
+        if count and not queue.open and self._submitting.until <= began and not self._rate.wait_s(began):
+            count, said = self._submit(count)
+            notes += said
+        else:
+            count = 0
+        self._began = True
+        return self._told(queue, left, count, notes, began)
+
+    def _wanted(self, left: int) -> int:
+        if not self.keep.elastic:
+            return self.keep.number
+        typical = typical_s(self.ledger)
+        return elastic(self.keep.number, left, self.keep.plan, typical_s=typical, within_s=self.keep.within_s)
+
+    def _shrink(self, queue: Queue, wanted: int) -> list[str]:
+        """Cancel pilots that wait, and are too many by now; the last ones first."""
+        live = queue.live()
+        waiting = [pilot for pilot in live if pilot.status.state in (JobState.QUEUED, JobState.HELD)]
+        surplus = len(live) - wanted
+        return self.pilots.cancel(waiting[-surplus:]) if surplus > 0 else []
+
+    def _submit(self, count: int) -> tuple[int, list[str]]:
+        done, notes = 0, []
+        for request in self.pilots.submit_pilots(self.keep.plan, count, self.cwd):
+            self._rate.note(self.clock())
+            self._names.add(request.submission.name)
+            outcome = request.outcome
+            if isinstance(outcome, Submitted):
+                done += request.submission.count
+                self._submitting.went_well()
+                continue
+            if isinstance(outcome, Refused):
+                if not (outcome.again or self._began or done):
+                    raise InputError(f"{self.keep.plan.batch} refuses the pilots: {outcome.why}")
+                self._submitting.failed(self.clock(), chance())
+                notes.append(f"refused: {outcome.why}")
+            elif outcome is not None:
+                notes.append(f"not known whether it was submitted: {outcome.why}")
+        return done, notes
+
+    def _look_for_barren(self, queue: Queue) -> None:
+        """Wait the longer the more pilots came to nothing, and give up in the end."""
+        vain = [found for found in in_vain(queue, self.ledger) if found[0].submission in self._names]
+        if len(vain) > self._in_vain:
+            self._submitting.failed(self.clock(), chance())
+        self._in_vain = len(vain)
+        if len(vain) >= BARREN * self.keep.number:
+            pilot, why = vain[-1]
+            raise Stopped(
+                f"{len(vain)} pilots came to nothing, the last: {why}",
+                hint=f"what it said is in {self.pilots.workdir.jobs}/{pilot.submission}/out.{pilot.element}",
+            )
+
+    def _told(self, queue: Queue, left: int, submitted: int, notes: list[str], began: float) -> Round:
+        live = queue.live()
+        running = sum(pilot.status.state is JobState.RUNNING for pilot in live)
+        now = (left, len(live) + submitted, running)
+        wait_s = self._polling.next_s(changed=now != self._last, took_s=self.clock() - began)
+        self._last = now
+        later = max(self._asking.until, self._submitting.until if not submitted else float("-inf"))
+        return Round(
+            left=left,
+            running=running,
+            waiting=len(live) - running + submitted,
+            submitted=submitted,
+            wait_s=max(wait_s, min(MOST_S, later - self.clock())),
+            notes=tuple(notes),
+        )
+
+
+def in_vain(queue: Queue, ledger: Ledger) -> list[tuple[Pilot, str]]:
+    """Return the pilots that came to nothing, with why and what to do about it.
+
+    They ended before they were farmers, so that their node or their command is at fault; or found no task that could
+    end in their time.
+    """
+    farmers = joined(ledger.state)
+    found = []
+    for pilot in queue.pilots:
+        if not pilot.is_over or pilot.kind != "pilots":
+            continue
+        lives = farmers.get(pilot.link, [])
+        if not lives and pilot.status.exit_status not in (None, *_OWN_ENDS):
+            found.append((pilot, why_in_vain(pilot.status)))
+        elif lives and all(f.why == "out of time" and not f.finished and not f.failed for f in lives):
+            found.append((pilot, "no task that is left can end in a pilot's time; ask for more with --time"))
+    return found
+
+
+def why_in_vain(status: JobStatus) -> str:
+    """Return what an exit status of a pilot says, and what to do about it."""
+    where = status.host or "its node"
+    if status.exit_status == UNSEEN:
+        return f"{where} does not see the workdir or the tasks' directory; put them where all nodes see them"
+    if status.exit_status in (126, 127):
+        return f"{where} does not have this Python; install taskfarmer where all nodes see it"
+    return f"it ended with status {status.exit_status}" + (f" on {status.host}" if status.host else "")
+
+
+def typical_s(ledger: Ledger) -> float | None:
+    """Return how many seconds a task takes on the average, by what the latest farmers finished; None: not known."""
+    took = []
+    for farmer in ledger.state.farmers[-_FARMERS:]:
+        begun: dict[int, float] = {}
+        for record in read_tail(ledger.workdir.journals / farmer.id, max(0, farmer.seen - _BYTES), farmer.seen).records:
+            if isinstance(record, Started):
+                begun[record.id] = record.time
+            elif isinstance(record, Ended) and record.outcome in ("ok", "fail") and record.id in begun:
+                took.append(record.time - begun.pop(record.id))
+    return sum(took) / len(took) if took else None

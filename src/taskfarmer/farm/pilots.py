@@ -1,0 +1,415 @@
+"""Pilots: batch jobs that are farmers of one farm, empty it and leave.
+
+A pilot runs `taskfarmer resume WORKDIR`, so that all it needs to know is where the farm is. Its farmer says in the log
+which pilot it is (`farm.sharing.job_of`). What was submitted stands in the workdir (`farm.submissions`); whose turn it
+is to submit, too (`farm.turns`). How many are needed is decided here, by numbers alone; who keeps them coming is
+`farm.keeping`.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
+
+from ..batch import (
+    GONE,
+    BatchSystem,
+    Call,
+    JobId,
+    JobState,
+    JobStatus,
+    Needs,
+    NoAnswer,
+    Refused,
+    Steps,
+    Submission,
+    Submitted,
+    carry_out,
+    choose,
+)
+from ..batch.calls import Answer, run_call
+from ..batch.inside import REQUEUEING, TELLS_ITS_END, back_to_the_queue, on_each_node
+from ..core.state import Farmer, State
+from ..errors import InputError
+from .disk import Disk
+from .farmer import WORK_LEFT
+from .ledger import Ledger
+from .sharing import pilot_of
+from .submissions import Kind, Request, Submissions, fresh_name
+from .turns import Turns
+from .workdir import Workdir
+
+PROMPT_S = 30
+"""A pilot that leaves work sooner than that, unwarned, could do nothing: it is not queued once more."""
+WARN_S = 60.0
+"""Before the end of its job a pilot has a signal. It knows the end by itself in most systems: this is for the others,
+and for limits that somebody has changed."""
+LONG_S = 1200.0
+"""Jobs that are shorter have no such signal by themselves: it would cost too much of their time."""
+NOT_OUR_TURN = "somebody else has taken over"
+
+_T = TypeVar("_T")
+Run = Callable[[Call], Answer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What each pilot of a submission is. `batch`: the system, as `batch.choose` knows it.
+
+    `slots` >= 1 of its farmer, on each of `needs.nodes`; `requeue`: it queues once more when it leaves work.
+    """
+
+    batch: str
+    slots: int = 1
+    needs: Needs = field(default_factory=Needs)
+    requeue: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """Return the plan that `to_json` gave."""
+        needs = value["needs"]
+        lists = {name: tuple(needs[name]) for name in ("transfer_files", "native")}  # JSON has no tuples
+        return cls(**{**value, "needs": Needs(**{**needs, **lists})})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pilot:
+    """One pilot, as its batch system says it is. `job` is empty while nobody knows whether it was submitted."""
+
+    submission: str
+    element: int
+    system: str
+    job: JobId
+    status: JobStatus
+    slots: int
+    kind: Kind = "pilots"
+
+    @property
+    def link(self) -> str:
+        """How its farmers name it in the log."""
+        return f"{self.submission}.{self.element}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status.state.is_over
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What is known of all pilots. `problems`: why some of that is not fresh, a line for each system."""
+
+    pilots: list[Pilot]
+    problems: list[str]
+    open: list[Request]
+    """Submissions of which nobody knows yet whether they came to the queue."""
+
+    def live(self) -> list[Pilot]:
+        """Return the pilots that are not over."""
+        return [pilot for pilot in self.pilots if pilot.kind == "pilots" and not pilot.is_over]
+
+
+# -- how many ----------------------------------------------------------------------------------------------------------
+
+
+def useful(state: State, plan: Plan) -> int:
+    """Return how many more pilots would find something to do, those that wait in the queue included.
+
+    One at least while anything is left and nobody is at work: what a dead farmer held must be taken over.
+    """
+    counts = state.counts()
+    at_once = 1 if any(segment.special for _, segment in state.segments) else plan.slots * plan.needs.nodes
+    more = math.ceil(counts["toprocess"] / at_once)
+    return max(more, 1) if counts["running"] and not state.alive() else more
+
+
+def missing(wanted: int, queue: Queue, useful_more: int) -> int:
+    """Return how many pilots to submit, so that there are `wanted`, and none is without work; >= 0."""
+    live = queue.live()
+    waiting = sum(pilot.status.state is not JobState.RUNNING for pilot in live)
+    return max(0, min(wanted - len(live), useful_more - waiting))
+
+
+def elastic(most: int, left: int, plan: Plan, *, typical_s: float | None, within_s: float | None) -> int:
+    """Return how many pilots there should be, `most` at the most, for `left` tasks that take `typical_s` each.
+
+    Without knowing how long tasks take, or how soon all is to be done: as many as have a task for each slot.
+    """
+    slots = plan.slots * plan.needs.nodes
+    if typical_s is None or within_s is None:
+        return min(most, math.ceil(left / slots))
+    rounds = max(1.0, within_s // max(typical_s, 1e-3))  # tasks that a slot does one after the other in that time
+    return min(most, math.ceil(left / (slots * rounds)))
+
+
+# -- what a pilot is ---------------------------------------------------------------------------------------------------
+
+
+def resume_command(workdir: Workdir, plan: Plan) -> tuple[str, ...]:
+    """Return the command of a pilot's farmer."""
+    words = (sys.executable, "-P", "-m", "taskfarmer", "resume", str(workdir.path), "--proc", str(plan.slots))
+    return words if plan.needs.memory_bytes is None else (*words, "--memory", f"{plan.needs.memory_bytes}B")
+
+
+def pilot_body(workdir: Workdir, plan: Plan, system: str) -> str:
+    """Return the lines of sh that a pilot runs.
+
+    Raises:
+        InputError: the system cannot do what the plan asks for.
+    """
+    words = resume_command(workdir, plan)
+    nodes = plan.needs.nodes
+    if nodes > 1:
+        prefix = on_each_node(system, nodes, plan.slots)
+        if not prefix:
+            raise InputError(
+                f"--nodes {nodes}: jobs on several nodes are known of Slurm only, not of {system}",
+                hint="submit more pilots of one node each, with --jobs",
+            )
+        words = prefix + words
+    lines = []
+    if plan.needs.time_s is not None and system not in TELLS_ITS_END:
+        lines.append(f"export TASKFARMER_END_TIME=$(( $(date +%s) + {int(plan.needs.time_s)} ))")
+    command = shlex.join(words)
+    if not plan.requeue:
+        return "\n".join([*lines, f"exec {command}"])
+    requeueing = REQUEUEING.get(system)
+    if requeueing is None:
+        raise InputError(
+            f"--requeue: a job of {system} cannot queue once more by itself (those of {', '.join(REQUEUEING)} can)",
+            hint="use --keep, which submits others in their place",
+        )
+    return "\n".join(lines + back_to_the_queue(command, requeueing, status=WORK_LEFT, least_s=PROMPT_S))
+
+
+def pilot_needs(plan: Plan, system: str) -> Needs:
+    """Return what the job asks for: the plan's needs, and what its being queued once more takes."""
+    needs = replace(plan.needs, cpus=plan.slots)
+    if needs.warn_s is None and (needs.time_s is None or needs.time_s >= LONG_S):
+        needs = replace(needs, warn_s=WARN_S)
+    if needs.warn_s == 0:
+        needs = replace(needs, warn_s=None)
+    if not plan.requeue:
+        return needs
+    requeueing = REQUEUEING.get(system)
+    if requeueing is None:
+        return needs
+    return replace(
+        needs,
+        requeue=True,
+        settings={**requeueing.settings, **needs.settings},
+        native=(*requeueing.native, *needs.native),
+    )
+
+
+def submission_of(workdir: Workdir, plan: Plan, system: BatchSystem, count: int, cwd: str) -> Submission:
+    """Return the submission of so many pilots, under a name of its own."""
+    name = fresh_name()
+    directory = workdir.jobs / name
+    return Submission(
+        name=name,
+        directory=directory,
+        body=pilot_body(workdir, plan, system.name),
+        cwd=cwd,
+        output=f"{directory}/out.{{element}}",
+        count=count,
+        needs=pilot_needs(plan, system.name),
+    )
+
+
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+
+def joined(state: State) -> dict[str, list[Farmer]]:
+    """Return the farmers by the pilot that they are, in the order of joining."""
+    found: dict[str, list[Farmer]] = {}
+    for farmer in state.farmers:
+        if link := pilot_of(farmer.job):
+            found.setdefault(link, []).append(farmer)
+    return found
+
+
+class Pilots:
+    """The pilots of a farm: asks for them, submits, cancels. Waits for each command; `run` runs it instead.
+
+    `systems` gives a batch system by its name.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        environ: Mapping[str, str],
+        *,
+        systems: Callable[[str], BatchSystem] | None = None,
+        run: Run | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.workdir = ledger.workdir
+        self.disk: Disk = ledger.disk
+        self.submissions = Submissions(self.workdir.jobs, self.disk)
+        self.turns = Turns(self.workdir.jobs / "turns", self.disk)
+        self.turn_taken = False
+        self._environ = {name: value for name, value in environ.items() if name != "TASKFARMER_FAULT"}
+        self._systems = systems or (lambda name: choose(name, self._environ))
+        self._known: dict[str, BatchSystem] = {}
+        self._run = run or (lambda call: run_call(call, self._environ))
+        self._wall = wall
+
+    def system(self, name: str) -> BatchSystem:
+        """Return a batch system.
+
+        Raises:
+            InputError: it is not here.
+        """
+        if name not in self._known:
+            self._known[name] = self._systems(name)
+        return self._known[name]
+
+    def ask(self, steps: Steps[_T]) -> _T:
+        """Run the steps; a turn of ours shows that it lives before each command."""
+        return carry_out(steps, self._environ, self._beating)
+
+    def _beating(self, call: Call) -> Answer:
+        if self.turn_taken:
+            self.turns.beat()
+        return self._run(call)
+
+    # -- looking
+
+    def requests(self) -> list[Request]:
+        """Return what was ever asked for: pilots, and jobs that keep them; the oldest first."""
+        found = self.submissions.all("pilots") + self.submissions.all("keeper")
+        return sorted(found, key=lambda request: request.time)
+
+    def look(self, *, ask: bool = True, settle: bool = True) -> Queue:
+        """Return how all pilots are: one command for each system that has some, and what is open is settled first.
+
+        Without `ask`: what the workdir alone can tell.
+        """
+        requests = {r.submission.name: r for r in self.requests() if not isinstance(r.outcome, Refused)}
+        states: dict[str, dict[int, JobStatus]] = {}
+        asked: dict[str, list[str]] = {}
+        for name, request in requests.items():
+            ends = self.submissions.ends(request)
+            if ends is None:
+                asked.setdefault(_batch_of(request), []).append(name)
+            else:
+                states[name] = ends
+        problems = []
+        for batch, names in asked.items() if ask else ():
+            try:
+                self._look_at(self.system(batch), names, requests, states, settle=settle)
+            except (NoAnswer, InputError) as error:
+                problems.append(f"{batch}: {error}")
+        there = [request for request in requests.values() if not isinstance(request.outcome, Refused)]
+        pilots = [pilot for request in there for pilot in _pilots(request, states.get(request.submission.name, {}))]
+        return Queue(pilots, problems, [request for request in there if request.is_open])
+
+    def _look_at(
+        self,
+        system: BatchSystem,
+        names: list[str],
+        requests: dict[str, Request],
+        states: dict[str, dict[int, JobStatus]],
+        *,
+        settle: bool,
+    ) -> None:
+        for name in names:
+            if requests[name].is_open and settle:
+                requests[name] = self.ask(self.submissions.settle(system, requests[name], self._wall()))
+        jobs = [job for name in names for job in requests[name].jobs if job]
+        said: dict[JobId, JobStatus] = self.ask(system.poll(jobs)) if jobs else {}
+        for name in names:
+            told = {element: said.get(job, GONE) for element, job in enumerate(requests[name].jobs, 1)}
+            states[name] = told
+            if told and all(status.state.is_over for status in told.values()):
+                self.submissions.note_ends(requests[name], told)
+
+    # -- submitting
+
+    def elements(self, system: BatchSystem) -> int:
+        """Return how many pilots one submission may have."""
+        return max(1, self.ask(system.limits()).elements)
+
+    def submit(self, plan: Plan, submission: Submission, kind: Kind = "pilots", **extra: Any) -> Request:
+        """Submit; return the request with what became of it. It is our turn.
+
+        Raises:
+            InputError: the system cannot do what is asked for; nothing was written.
+            OSError: it cannot be written down; nothing was submitted.
+        """
+        system = self.system(plan.batch)
+        about = {"batch": plan.batch, "slots": plan.slots, "nodes": plan.needs.nodes, **extra}
+        request = self.submissions.request(kind, system, submission, self._wall(), about)
+        if self.turn_taken and not self.turns.holds():  # see farm.turns
+            return self.submissions.answered(request, Refused(NOT_OUR_TURN))
+        return self.ask(self.submissions.submit(system, request))
+
+    def submit_pilots(self, plan: Plan, count: int, cwd: str, **extra: Any) -> Iterator[Request]:
+        """Submit so many pilots, in as few submissions as the site allows; yield each with what became of it.
+
+        What is refused, or may have been, ends it.
+        """
+        system = self.system(plan.batch)
+        most = self.elements(system)
+        while count > 0:
+            submission = submission_of(self.workdir, plan, system, min(count, most), cwd)
+            request = self.submit(plan, submission, **extra)
+            yield request
+            if not isinstance(request.outcome, Submitted):
+                return
+            count -= submission.count
+
+    # -- ending
+
+    def cancel(self, pilots: Iterable[Pilot]) -> list[str]:
+        """Cancel pilots, with few commands; return what went wrong, a line for each system."""
+        jobs: dict[str, list[JobId]] = {}
+        for pilot in pilots:
+            if pilot.job:
+                jobs.setdefault(pilot.system, []).append(pilot.job)
+        problems = []
+        for name, ids in jobs.items():
+            try:
+                self.ask(self.system(name).cancel(ids))
+            except (NoAnswer, InputError) as error:
+                problems.append(f"{name}: {error}")
+        return problems
+
+    def revoke(self, queue: Queue) -> None:
+        """Have pilots that start from now on do nothing."""
+        living = {pilot.submission for pilot in queue.pilots if not pilot.is_over}
+        for request in self.requests():
+            if request.submission.name in living or request.is_open:
+                self.submissions.revoke(request)
+
+
+def _batch_of(request: Request) -> str:
+    return str(request.extra.get("batch", request.system))
+
+
+def _pilots(request: Request, states: Mapping[int, JobStatus]) -> list[Pilot]:
+    """Return the pilots of a submission; those whose submission is not settled, or that could not be asked for, may
+    live."""
+    unknown = JobStatus(JobState.UNKNOWN, reason="not known whether it was submitted" if request.is_open else "")
+    return [
+        Pilot(
+            submission=request.submission.name,
+            element=element,
+            system=_batch_of(request),
+            job=request.jobs[element - 1] if request.jobs else JobId(""),
+            status=states.get(element, unknown),
+            slots=int(request.extra.get("slots", 1)) * int(request.extra.get("nodes", 1)),
+            kind=request.kind,
+        )
+        for element in range(1, request.submission.count + 1)
+    ]

@@ -1,0 +1,97 @@
+"""One job a task on a real HTCondor pool."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.farms import Farm, kill, wait_for
+from tests.test_jobs_slurm import die, once_each, ran, write
+from tests.testbed.htcondor import HTCondor
+
+JOBS = ("--batch", "htcondor", "--one-job-per-task", "--memory", "10MiB")
+
+
+@pytest.fixture
+def jobs(condor: HTCondor, lone: Farm) -> Iterator[Farm]:
+    """A farm whose jobs are HTCondor's; nothing of it is in the queue at the end."""
+    lone.env.update(condor.env)
+    yield lone
+    left = condor.queue()
+    condor.cancel_all()
+    assert not left, f"jobs are left in the queue: {left}"
+
+
+def test_a_list_is_one_cluster(condor: HTCondor, jobs: Farm) -> None:
+    write(jobs, *[f"echo out {n}; exit {n % 2}" for n in range(10)])
+    done = jobs.start(*JOBS).wait(120)
+    assert done.status == 1, done
+    assert jobs.counts() == {"finished": 5, "failed": 5}
+    assert ran(jobs) == dict.fromkeys(range(10), 1)
+    assert jobs.log(7) == "out 7\n"
+    assert len(list(jobs.workdir.glob("jobs/*"))) == 1
+
+
+def test_the_next_farmer_attaches_to_jobs_of_one_that_was_killed(jobs: Farm) -> None:
+    write(jobs, *["sleep 8"] * 4)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 4, "all to run")
+    die(farmer)
+    once_each(jobs, jobs.start(*JOBS).wait(120), 4)
+    assert len(list(jobs.workdir.glob("jobs/*"))) == 1
+
+
+def test_a_job_that_somebody_removes_is_lost_and_runs_again(condor: HTCondor, jobs: Farm) -> None:
+    write(jobs, "[ $TASKFARMER_ATTEMPT = 2 ] || sleep 300")
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: ran(jobs)[0] == 1, "it to run")
+    (job,) = condor.queue()
+    condor.call("condor_rm", job)
+    done = farmer.wait(120)
+    assert done.status == 0, done
+    assert ran(jobs) == {0: 2}
+
+
+def test_a_vacated_job_runs_again_and_is_no_failure(condor: HTCondor, jobs: Farm, tmp_path: Path) -> None:
+    write(jobs, f"[ -e {tmp_path}/second ] || {{ touch {tmp_path}/second; sleep 300; }}")
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: ran(jobs)[0] == 1, "it to run")
+    (job,) = condor.queue()
+    condor.preempt(job)
+    done = farmer.wait(120)
+    assert done.status == 0, done
+    assert ran(jobs) == {0: 2}
+
+
+def test_a_held_job_is_said_with_its_reason(condor: HTCondor, jobs: Farm) -> None:
+    write(jobs, "sleep 300")
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: ran(jobs)[0] == 1, "it to run")
+    (job,) = condor.queue()
+    condor.hold(job)
+    wait_for(lambda: "is held" in farmer.said(), "the hold to be said", 60)
+    farmer.signal(signal.SIGTERM)
+    assert farmer.wait(90).status == 3
+    assert not condor.queue()
+
+
+def test_the_schedd_is_away_for_a_while(condor: HTCondor, jobs: Farm) -> None:
+    write(jobs, *["sleep 3"] * 4)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 4, "all to run")
+    with condor.controller_away():
+        wait_for(lambda: len(list(jobs.workdir.glob("jobs/*/results/*"))) == 4, "all to write their ends")
+    once_each(jobs, farmer.wait(120), 4)
+
+
+def test_the_submitter_is_killed_while_it_submits(jobs: Farm) -> None:
+    write(jobs, *["sleep 1"] * 3)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: list(jobs.workdir.glob("jobs/*/request.json")), "the request to be written")
+    for pid in (farmer.loop(), farmer.pid):
+        kill(pid)
+    farmer.process.wait(20)
+    once_each(jobs, jobs.start(*JOBS).wait(170), 3)
