@@ -1,17 +1,21 @@
 # Everything happens in .venv; nothing is installed system-wide. Another interpreter: make demo PYTHON=python3.13
 PYTHON ?= python3
 VENV   ?= .venv
+# Where the playground keeps its state; a short name, since sockets lie in it.
+TESTBED ?= .testbed
 
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 LONG ?= 3600
 
-.PHONY: help demo check lint types docs test testbed hosts sweep bench clean
+.PHONY: help demo check lint types docs test testbed testbed-down testbed-packages hosts sweep bench clean
 
 help:
 	@echo "make demo    run 300 tasks on real files, see some fail, retry them, look at the result (under a minute)"
 	@echo "make check   ruff, mypy --strict, strict documentation, all tests (installs what they need into $(VENV))"
-	@echo "make testbed as root on Debian: install the packages with which tests bring up network file systems and containers"
+	@echo "make testbed bring up Slurm, HTCondor and Redis on this machine, to play with (as root on Debian: install them first)"
+	@echo "make testbed-down      take them down"
+	@echo "make testbed-packages  as root on Debian: install what tests bring up: file systems, containers, batch systems"
 	@echo "make docs    build the documentation into site/"
 	@echo "make hosts   all tests on network file systems (half an hour)"
 	@echo "make sweep   the long tests: kills at every operation, long random lives of a ledger (up to hours)"
@@ -36,11 +40,18 @@ docs: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
-testbed:
-	sh scripts/install_filesystems.sh
-	sh scripts/install_containers.sh
+testbed-packages:
+	@sh scripts/testbed.sh
 
-hosts: $(VENV)/.installed-dev testbed
+testbed:
+	@sh scripts/testbed.sh slurm accounting htcondor redis
+	@$(PYTHON) -m tests.testbed up $(TESTBED)
+
+testbed-down:
+	@$(PYTHON) -m tests.testbed down $(TESTBED)
+
+hosts: $(VENV)/.installed-dev
+	sh scripts/testbed.sh moosefs sshfs nfs
 	$(BIN)/python -m pytest -n auto -m "long or not long" tests/hosts
 
 sweep: $(VENV)/.installed-dev

@@ -1,6 +1,6 @@
 """Measure farmers on several hosts that share a directory: on the local disk, MooseFS, sshfs and NFS, side by side.
 
-    scripts/install_filesystems.sh                                        (as root, on Debian)
+    scripts/testbed.sh moosefs sshfs nfs                                  (as root, on Debian)
     python benchmarks/hosts.py --tasks 200 --on local moosefs             (half a minute)
     python benchmarks/hosts.py                                            (ten minutes)
 

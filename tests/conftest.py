@@ -20,5 +20,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("tests.farms")
 
 from tests.farms import farm, farmers, lone  # noqa: E402 - it must come after what is said about it
+from tests.testbed.fixtures import condor, redis, slurm, slurm_with_accounting  # noqa: E402
 
-__all__ = ["farm", "farmers", "lone"]
+__all__ = ["condor", "farm", "farmers", "lone", "redis", "slurm", "slurm_with_accounting"]

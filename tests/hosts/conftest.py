@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from tests.hosts.clients import FileSystem, MooseFS, Nfs, Site, Sshfs
 from tests.hosts.machines import NoMachine
+from tests.testbed import needs
+from tests.testbed.needs import lacking
 
 pytest.register_assert_rewrite("tests.hosts.shared")
 
@@ -26,20 +27,9 @@ def _systems() -> Sequence[Any]:
 
 
 def need(*programs: str) -> None:
-    """Skip a test that cannot run here. In CI only somebody without rights may do so."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make machines of namespaces")
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [program for program in programs if shutil.which(program, path=path) is None]
-    if missing:
-        lacking(f"{', '.join(missing)}: not installed; scripts/install_filesystems.sh does it on Debian")
-
-
-def lacking(why: str) -> NoReturn:
-    """Skip a test for want of something, which fails in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)
+    """Skip a test that cannot run here."""
+    needs.need_root("make machines of namespaces")
+    needs.need(*programs)
 
 
 def site_of(system: FileSystem, where: Path) -> Iterator[Site]:

@@ -2,7 +2,7 @@
 
 Each is a session fixture, so that every worker of pytest-xdist has its own: storage, daemon and sockets lie in a
 temporary directory, and nothing of the machine's own configuration is read. What is not there skips the tests that need
-it, or fails them where `CI=true`. scripts/install_containers.sh installs what they need.
+it, or fails them where `CI=true`. scripts/testbed.sh installs what they need.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-CACHE = Path(os.environ.get("TESTBED_CACHE", "/var/cache/taskfarmer-testbed"))
+from tests.testbed import needs
+from tests.testbed.needs import INSTALL, lacking
+from tests.testbed.service import CACHE
+
 BUSYBOX, BASH = Path("/usr/bin/busybox"), Path("/bin/bash-static")
-INSTALL = "scripts/install_containers.sh installs it on Debian"
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,9 @@ class Engine:
 
 
 def need(*programs: str | Path) -> None:
-    """Skip a test that cannot run here; in CI only somebody without rights may do so."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can bring up container programs of its own")
-    if missing := [str(program) for program in programs if shutil.which(program) is None]:
-        lacking(f"{', '.join(missing)}: not installed; {INSTALL}")
-
-
-def lacking(why: str) -> NoReturn:
-    """Skip a test for want of something, which fails in CI."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)
+    """Skip a test that cannot run here."""
+    needs.need_root("bring up container programs of its own")
+    needs.need(*map(str, programs))
 
 
 def make_root(where: Path) -> Path:
