@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.farms import Farm, kill, wait_for
+from tests.faults import Faults
 from tests.test_jobs_slurm import die, once_each, ran, write
 from tests.testbed.htcondor import HTCondor
 
@@ -20,9 +21,10 @@ def jobs(condor: HTCondor, lone: Farm) -> Iterator[Farm]:
     """A farm whose jobs are HTCondor's; nothing of it is in the queue at the end."""
     lone.env.update(condor.env)
     yield lone
-    left = condor.queue()
-    condor.cancel_all()
-    assert not left, f"jobs are left in the queue: {left}"
+    try:
+        wait_for(lambda: not condor.queue(), "the queue to be empty")  # the end of a task is known before its job's
+    finally:
+        condor.cancel_all()
 
 
 def test_a_list_is_one_cluster(condor: HTCondor, jobs: Farm) -> None:
@@ -95,3 +97,31 @@ def test_the_submitter_is_killed_while_it_submits(jobs: Farm) -> None:
         kill(pid)
     farmer.process.wait(20)
     once_each(jobs, jobs.start(*JOBS).wait(170), 3)
+
+
+COMMANDS = ("condor_submit", "condor_q", "condor_history", "condor_rm")
+BY_COMMANDS = ("--batch", "taskfarmer.batch.htcondor.HTCondorCommands", *JOBS[2:])
+
+
+@pytest.fixture
+def faults(jobs: Farm) -> Faults:
+    """Wrappers in front of HTCondor's commands."""
+    made = Faults(jobs.path / "faults", COMMANDS, jobs.env["PATH"])
+    jobs.env["PATH"] = f"{made.directory}:{jobs.env['PATH']}"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("program", "faults_laid"),
+    [
+        ("condor_submit", ("exit 1 ERROR: Can't find address of local schedd",)),
+        ("condor_submit", ("lost",)),
+        ("condor_submit", ("garbage", "empty")),
+        ("condor_q", ("exit 1 Error: Collector has no record of schedd/submitter", "garbage", "empty", "partial")),
+        ("condor_history", ("slow 3", "garbage", "partial", "exit 1 nope")),
+    ],
+)
+def test_a_pool_that_misbehaves(jobs: Farm, faults: Faults, program: str, faults_laid: tuple[str, ...]) -> None:
+    write(jobs, *["sleep 1"] * 6)
+    faults.lay(program, *faults_laid)
+    once_each(jobs, jobs.start(*BY_COMMANDS).wait(170), 6)

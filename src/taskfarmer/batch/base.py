@@ -155,6 +155,9 @@ class Limits:
     jobs: int | None = None
 
 
+_OF_A_TASK = frozenset("TASKFARMER_TOKEN TASKFARMER_TASK_ID TASKFARMER_ATTEMPT TASKFARMER_SLOT PROC_NUMBER".split())
+
+
 class BatchSystem(ABC):
     """A batch system, by the commands that `environ` (the PATH in it) has.
 
@@ -166,7 +169,8 @@ class BatchSystem(ABC):
       at most one or two more for those that left the queue. When the system cannot be asked it raises `NoAnswer`: a job
       is `GONE` only if the system answered and did not know it.
     * `cancel` may be told of jobs that are over or that never were. It does not wait for their end.
-    * `find` tells the jobs of a submission by its name, those that ended a short while ago included.
+    * `find` tells the jobs of a submission by its name, those that ended a short while ago included. Elements that the
+      system has forgotten may be missing. What cannot be read is `NoAnswer`, never that there is none.
     """
 
     name: ClassVar[str]
@@ -179,7 +183,9 @@ class BatchSystem(ABC):
     """The file in the submission's directory that the submitting command reads as its standard input, if any."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self.environ = environ
+        # A job is no process of the farmer's, also if a task of it submits one: it must not look like that to whoever
+        # cleans up behind a dead farmer.
+        self.environ = {name: value for name, value in environ.items() if name not in _OF_A_TASK}
 
     @classmethod
     def missing(cls, environ: Mapping[str, str]) -> list[str]:

@@ -39,9 +39,14 @@ STATES = {
     "lost": JobState.LOST,
     "gone": JobState.GONE,
 }
-INHERITED = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""What jobs get of the submitter's environment: what a node would give them, too."""
+INHERITED = (
+    "HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_STATE_HOME",
+    "TASKFARMER_LOCAL_JOBS", "TASKFARMER_LOCAL_SLOTS",
+)  # fmt: skip
+"""What jobs get of the submitter's environment: what a node would give them, too, and where the queue is that they are
+in."""
 SCRIPT = "job.sh"
+SPEC = "submission.json"
 
 
 class Local(BatchSystem):
@@ -50,6 +55,7 @@ class Local(BatchSystem):
     name: ClassVar[str] = "local"
     title: ClassVar[str] = "local"
     programs: ClassVar[tuple[str, ...]] = ("sh",)
+    reads: ClassVar[str] = SPEC
 
     @property
     def spool(self) -> str:
@@ -89,7 +95,7 @@ class Local(BatchSystem):
             "output": submission.output,
             "env": {name: self.environ[name] for name in INHERITED if name in self.environ},
         }
-        return {SCRIPT: job_script(submission, element='"${1:-1}"'), "submission.json": json.dumps(spec, indent=1)}
+        return {SCRIPT: job_script(submission, element='"${1:-1}"'), SPEC: json.dumps(spec, indent=1)}
 
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return the command, which reads `submission.json`."""
@@ -97,7 +103,7 @@ class Local(BatchSystem):
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Start the jobs' supervisor."""
-        spec = (Path(submission.directory) / "submission.json").read_text()
+        spec = (Path(submission.directory) / SPEC).read_text()
         answer = yield self._call("submit", stdin=spec, cwd=str(submission.directory))
         if answer.never_ran or answer.status == 1:
             return Refused(answer.err.strip() or answer.trouble)

@@ -37,6 +37,10 @@ KEPT_S = 7 * 86400.0
 """For how long ended submissions are known."""
 WAKE_S = 0.2
 """How often a supervisor looks for a slot that another one has left, and at its walltimes."""
+UNSEEN = 72
+"""As in `script`, which this does not import."""
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.EISDIR)
+"""Errors that would be the same again."""
 SIGNALS = (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -137,8 +141,9 @@ def poll(spool: str, asked: dict[str, list[int]]) -> Iterator[str]:
             state, *rest = last.get(element, ["queued"]) if 1 <= element <= count else ["gone"]
             if state in ("queued", "started") and not lives:
                 state, rest = "lost", ["its", "supervisor is gone"]
-            status = rest[0] if state == "ended" else ""
-            reason = " ".join(rest) if state == "lost" else ""
+            status, reason = "", " ".join(rest) if state == "lost" else ""
+            if state == "ended":
+                status, reason = rest[0], " ".join(rest[1:])
             yield f"{name}.{element}\t{state}\t{status}\t{reason}\n"
 
 
@@ -314,7 +319,8 @@ class Supervisor:
             )
         except OSError as error:
             release(slots)
-            self.note(element, "lost", f"it cannot be started: {error.strerror} ({output})")
+            ends = ("ended", UNSEEN) if error.errno in ABSENT else ("lost",)
+            self.note(element, *ends, f"it cannot be started: {error.strerror} ({output})")
             return
         self.jobs[pid] = Job(element, pid, slots, time.monotonic())
         self.note(element, "started", pid, started(pid) or "-")

@@ -36,6 +36,7 @@ from ..batch import (
     Submitted,
     Unsure,
 )
+from ..batch.base import NoAnswer
 from ..batch.script import REVOKED
 from ..errors import WorkdirError
 from .disk import Disk
@@ -118,9 +119,17 @@ class Submissions:
         return request
 
     def submit(self, system: BatchSystem, request: Request) -> Steps[Request]:
-        """Hand it over, and write down what became of it; return the request with its outcome."""
+        """Hand it over, and write down what became of it; return the request with its outcome.
+
+        A refusal is not taken at its word: a command that failed may have been heard all the same.
+        """
         outcome = yield from system.submit(request.submission)
-        return self.answered(request, outcome)
+        if not isinstance(outcome, Refused):
+            return self.answered(request, outcome)
+        try:
+            return (yield from self._given_up(system, request, outcome))
+        except NoAnswer as error:
+            return self.answered(request, Unsure(f"{outcome.why}; {error}"))
 
     def answered(self, request: Request, outcome: Outcome) -> Request:
         """Write down what became of it. A full disk does not matter: then the system is asked for the name again."""
@@ -144,14 +153,18 @@ class Submissions:
             return self.answered(request, Submitted(_in_order(found, request.submission.count)))
         if now - request.time < SETTLED_S:
             return request
+        return (yield from self._given_up(system, request, Refused("it never came to the queue", again=True)))
+
+    def _given_up(self, system: BatchSystem, request: Request, refused: Refused) -> Steps[Request]:
+        """See to it that nothing of a submission runs; what of it runs already, is taken for what it is."""
         self.revoke(request)
-        found = yield from system.find(name)
-        if found:
-            states = yield from system.poll(found.values())
-            waiting = [job for job, status in states.items() if status.state in (JobState.QUEUED, JobState.HELD)]
-            yield from system.cancel(waiting)
-            return self.answered(request, Submitted(_in_order(found, request.submission.count)))
-        return self.answered(request, Refused("it never came to the queue", again=True))
+        found = yield from system.find(request.submission.name)
+        if not found:
+            return self.answered(request, refused)
+        states = yield from system.poll(found.values())
+        waiting = [job for job, status in states.items() if status.state in (JobState.QUEUED, JobState.HELD)]
+        yield from system.cancel(waiting)
+        return self.answered(request, Submitted(_in_order(found, request.submission.count)))
 
     def revoke(self, request: Request) -> None:
         """Tell jobs of this submission that start from now on to do nothing.

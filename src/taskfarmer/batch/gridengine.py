@@ -1,0 +1,316 @@
+"""Grid Engine (Sun, Son of, Open, Univa, Altair): `qsub -t`, `qstat -xml`, `qacct`, `qdel`.
+
+The unique name is the job's name, or ends it where the user gave one for people.
+
+`qstat` forgets the exit status of a job as soon as it ends, and `qacct`, which reads the accounting file, tells it up to
+15 seconds later by default, where a submitting host sees that file at all; and of a job that was deleted while it waited
+nothing is ever told. So a job that left the queue is `GONE` if there is no record of it: what it left behind must tell.
+
+Killed by itself or by `qdel`: the records are the same. So the script runs itself once more as its own child: a job whose
+child was killed ended by itself, one whose script was killed has been ended. Exit statuses 99 (start anew) and 100 (put
+into the error state) mean something to Grid Engine, and are told as 1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, ClassVar
+
+from ..errors import InputError
+from .base import (
+    GONE,
+    BatchSystem,
+    JobId,
+    JobState,
+    JobStatus,
+    Limits,
+    NoAnswer,
+    Outcome,
+    Refused,
+    Submission,
+    Submitted,
+    Unsure,
+)
+from .calls import HUNG, Answer, Call, Steps
+from .script import job_script
+from .words import listed, megabytes, option_words, own_output, safe_name, spans, user_name
+
+TERSE = re.compile(r"^(\d+)(?:\.1-(\d+):1)?\s*$", re.M)
+REFUSED = re.compile(r"^Unable to (?:run|read)|^qsub: |rejected|denied", re.M)
+SILENT = re.compile(r"commlib|contact qmaster|send message|connection|timeout", re.I)
+LATER = re.compile(r"allowed per user|max_u?_?jobs|job count|try again", re.I)
+FORGIVEN = re.compile(r"does not exist|already in deletion|registered the job|has deleted", re.I)
+NOT_FOUND = re.compile(r"job (?:id|name) .* not found", re.I)
+OURS = "*tf????????????"
+"""The names of jobs of ours, as a pattern of `qacct`."""
+RESCHEDULED = frozenset({"24", "25"})
+"""Kinds of failure (`failed` in the accounting) that are no end: migrated, rescheduled. 100 is a signal, 37 a limit."""
+DEFAULT_ARRAY_SIZE = 75_000
+
+
+class GridEngine(BatchSystem):
+    """Grid Engine."""
+
+    name: ClassVar[str] = "sge"
+    title: ClassVar[str] = "Grid Engine"
+    programs: ClassVar[tuple[str, ...]] = ("qconf", "qsub", "qstat", "qdel")
+
+    # -- submitting
+
+    def files(self, submission: Submission) -> dict[str, str]:
+        """Return the script."""
+        self.command(submission)  # which refuses what cannot be
+        element = '"$SGE_TASK_ID"' if submission.count > 1 else "1"
+        header = [*_as_own_child(_shell(submission)), *own_output(submission, element)]
+        return {"job.sh": job_script(submission, header=header, element=element)}
+
+    def command(self, submission: Submission) -> tuple[str, ...]:
+        """Return `qsub` with its options and the script, which it takes along."""
+        return ("qsub", "-terse", *_words(submission), *submission.needs.native, "job.sh")
+
+    def submit(self, submission: Submission) -> Steps[Outcome]:
+        """Submit a job, or an array where there are several elements."""
+        answer = yield Call(argv=self.command(submission), cwd=str(submission.directory))
+        if answer.never_ran:
+            return Refused(answer.trouble)
+        count = submission.count
+        if answer.ok and (match := TERSE.search(answer.text)) and int(match[2] or 1) == count:
+            jobs = [f"{match[1]}.{element}" for element in range(1, count + 1)] if count > 1 else [match[1]]
+            return Submitted(tuple(JobId(job) for job in jobs))
+        said = f"{answer.err}\n{answer.text}"
+        if answer.status > 0 and answer.status != HUNG and REFUSED.search(said) and not SILENT.search(said):
+            return Refused(answer.trouble, again=bool(LATER.search(said)))
+        return Unsure(answer.trouble)
+
+    # -- looking
+
+    def poll(self, jobs: Collection[JobId]) -> Steps[dict[JobId, JobStatus]]:
+        """Ask `qstat` for all of the user's jobs, and once more, `qacct`, if some of ours are over."""
+        if not jobs:
+            return {}
+        asked = frozenset(jobs)
+        answer = yield Call(argv=("qstat", "-xml"))
+        said: dict[JobId, JobStatus] = {}
+        for record in _queued(answer):
+            status = status_of(record.get("state", ""), record.get("queue_name", ""))
+            said.update((job, status) for job in _ids(record) if job in asked)
+        if over := {job.partition(".")[0] for job in asked - said.keys()}:
+            which = (over.pop(),) if len(over) == 1 else (OURS, "-o", user_name())
+            accounts = yield Call(argv=("qacct", "-j", *which))
+            accounted = {}  # the last record of each counts: there is one for each time that it was started
+            for account in records(accounts.lines() if accounts.ok else ()):
+                if account.get("failed", "").partition(" ")[0] not in RESCHEDULED:
+                    accounted[_id(account)] = ended(account)
+            said.update((job, status) for job, status in accounted.items() if job in asked and job not in said)
+        return {job: said.get(job, GONE) for job in jobs}
+
+    def find(self, name: str) -> Steps[dict[int, JobId]]:
+        """Look at the names in the queue and in the accounting."""
+        found: dict[int, JobId] = {}
+        for record in _queued((yield Call(argv=("qstat", "-xml", "-s", "prsz")))):
+            if record.get("JB_name", "").endswith(name):
+                found.update((_element(job), job) for job in _ids(record))
+        accounts = yield Call(argv=("qacct", "-j", f"*{name}", "-o", user_name()))
+        if accounts.status == HUNG or accounts.status < 0:
+            raise NoAnswer(accounts.trouble)
+        if not accounts.ok and not accounts.never_ran and not found and not NOT_FOUND.search(accounts.err):
+            raise NoAnswer(accounts.trouble)
+        for account in records(accounts.lines() if accounts.ok else ()):
+            if account.get("jobname", "").endswith(name):
+                job = _id(account)
+                found.setdefault(_element(job), job)
+        return dict(sorted(found.items()))
+
+    # -- acting
+
+    def cancel(self, jobs: Collection[JobId]) -> Steps[None]:
+        """End the jobs: elements of an array as ranges, `7.1-3`."""
+        if not jobs:
+            return
+        arrays: dict[str, list[int]] = {}
+        for job in jobs:
+            id, _, index = job.partition(".")
+            arrays.setdefault(id, []).extend([int(index)] if index else [])
+        words = [
+            f"{id}.{span}" if span else id for id, indices in arrays.items() for span in (spans(indices) or [""])
+        ]
+        answer = yield Call(argv=("qdel", *words))
+        if not answer.ok and (answer.never_ran or not FORGIVEN.search(answer.text + answer.err)):
+            raise NoAnswer(answer.trouble)
+
+    # -- the site
+
+    def limits(self) -> Steps[Limits]:
+        """Read the cluster's configuration; 0 is no limit there."""
+        answer = yield Call(argv=("qconf", "-sconf"))
+        text = answer.text if answer.ok else ""
+        if not (size := re.search(r"(?m)^max_aj_tasks\s+(\d+)", text)):
+            return Limits()
+        jobs = re.search(r"(?m)^max_u_jobs\s+(\d+)", text)
+        return Limits(elements=int(size[1]) or DEFAULT_ARRAY_SIZE, jobs=(int(jobs[1]) or None) if jobs else None)
+
+    def version(self) -> Steps[str]:
+        """Read the first line of a help text."""
+        answer = yield Call(argv=("qstat", "-help"))
+        match = re.match(r"(?:SGE|GE|UGE|AGE|OGS\S*)\s+\d\S*", answer.text if answer.ok else "")
+        return match[0] if match else ""
+
+
+def _shell(submission: Submission) -> str:
+    return "/bin/bash" if submission.needs.env_script else "/bin/sh"
+
+
+def _as_own_child(shell: str) -> list[str]:
+    """Return lines with which a script runs itself as its child."""
+    return [
+        'if [ "$job_inside" != "$JOB_ID.$SGE_TASK_ID" ]; then',
+        "    trap : USR1 USR2 XCPU  # warnings, for the child",
+        '    job_inside="$JOB_ID.$SGE_TASK_ID"',
+        "    export job_inside",
+        f'    {shell} "$0"',
+        "    status=$?",
+        '    case $status in 99 | 100) status=1 ;; esac',
+        "    exit $status",
+        "fi",
+    ]
+
+
+def _words(submission: Submission) -> list[str]:
+    """Return the options of `qsub`; the user's own settings replace ours."""
+    needs, asked = submission.needs, {key.lstrip("-"): value for key, value in submission.needs.settings.items()}
+    title = asked.pop("job_name", None) or asked.pop("N", None) or needs.job_name
+    queue = asked.pop("queue", None) or needs.queue
+    name = f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
+    options: dict[str, Any] = {
+        "V": True, "S": _shell(submission), "j": "y", "o": "/dev/null",
+        "N": name if name[0].isalpha() else f"j{name}",
+    }  # fmt: skip
+    if submission.count > 1:
+        options["t"] = f"1-{submission.count}"
+        if submission.at_most:
+            options["tc"] = str(submission.at_most)
+    if queue:
+        options["q"] = queue
+    if needs.account:
+        options["P"] = needs.account
+    if needs.requeue is not None:
+        options["r"] = "y" if needs.requeue else "n"
+    given = [str(value) for value in listed(asked.pop("l", False))]
+    spoken = {part.partition("=")[0] for value in given for part in value.split(",")}
+    options["l"] = [word for word in _resources(submission) if word.partition("=")[0] not in spoken] + given
+    environment = _environment(needs.cpus * needs.nodes, needs.nodes, asked.pop("pe", None))
+    return [*option_words(options | asked), *environment]
+
+
+def _environment(slots: int, nodes: int, given: Any) -> list[str]:
+    """Return `-pe NAME SLOTS`: the name is the site's choice, mostly `smp` where all slots are on one host."""
+    if given is None and nodes > 1:
+        raise InputError(
+            "Grid Engine: which parallel environment gives slots on several hosts is the site's choice",
+            hint='say it, as in settings {"pe": "mpi 16"}; `qconf -spl` lists them',
+        )
+    words = str(given or ("smp" if slots > 1 else "")).split()
+    return ["-pe", *words, *([str(slots)] if len(words) == 1 else [])] if words else []
+
+
+def _resources(submission: Submission) -> list[str]:
+    """Return what `-l` asks for. Memory is for each slot there, and mostly called h_vmem."""
+    needs, words = submission.needs, []
+    if needs.time_s is not None:
+        words.append(f"h_rt={max(1, math.ceil(needs.time_s))}")
+        if needs.warn_s is not None and needs.warn_s < needs.time_s:
+            words.append(f"s_rt={max(1, math.ceil(needs.time_s - needs.warn_s))}")
+    if needs.memory_bytes is not None:
+        words.append(f"h_vmem={megabytes(-(-needs.memory_bytes // needs.cpus))}M")
+    if needs.gpus:
+        words.append(f"gpu={needs.gpus}")
+    return words
+
+
+def _queued(answer: Answer) -> Iterator[dict[str, str]]:
+    """Yield what `qstat -xml` says of each job, or of some elements of an array together.
+
+    Raises:
+        NoAnswer: it is no answer, or only part of one.
+    """
+    from xml.etree import ElementTree  # what needs no Grid Engine need not wait for it
+
+    if not answer.ok:
+        raise NoAnswer(answer.trouble)
+    parser = ElementTree.XMLPullParser(("start", "end"))
+    root = None
+    try:
+        for line in answer.lines():
+            parser.feed(line + "\n")
+            for event, element in parser.read_events():
+                root = element if root is None else root
+                if event == "end" and element.tag == "job_list":
+                    yield {child.tag: child.text or "" for child in element}
+                    element.clear()
+                elif event == "end" and element.tag in ("queue_info", "job_info"):
+                    element.clear()
+        parser.close()
+    except ElementTree.ParseError as error:
+        raise NoAnswer(f"qstat: its answer cannot be read: {error}") from error
+    if root is None or root.tag != "job_info":
+        raise NoAnswer(f"qstat: its answer cannot be read: {answer.trouble}")
+
+
+def _ids(record: dict[str, str]) -> Iterator[JobId]:
+    """Yield the ids of a record, whose elements are as `3`, `4-12:1` or `1,7-9:2`; none: a job that is no array."""
+    id, tasks = record.get("JB_job_number", ""), record.get("tasks", "")
+    if not tasks:
+        yield JobId(id)
+    for part in tasks.split(",") if tasks else ():
+        if match := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip()):
+            for element in range(int(match[1]), int(match[2] or match[1]) + 1, int(match[3] or 1)):
+                yield JobId(f"{id}.{element}")
+
+
+def _id(account: dict[str, str]) -> JobId:
+    """Return the id in an accounting record."""
+    task = account.get("taskid", "")
+    return JobId(account.get("jobnumber", "") + (f".{task}" if task.isdecimal() else ""))
+
+
+def _element(job: JobId) -> int:
+    return int(job.partition(".")[2] or 1)
+
+
+def status_of(letters: str, queue: str = "") -> JobStatus:
+    """Return what the letters of a state say, such as `qw`, `hqw`, `Eqw`, `r`, `dr`, `Rq`; `queue` is `name@host`."""
+    host = queue.partition("@")[2]
+    if "E" in letters:
+        return JobStatus(JobState.HELD, reason=f"{letters}: in error, see qstat -j")
+    if set(letters) & set("rtsSTNP") and "q" not in letters:
+        return JobStatus(JobState.RUNNING, host=host)
+    if "q" in letters:
+        return JobStatus(JobState.HELD if "h" in letters else JobState.QUEUED, reason=letters)
+    return JobStatus(JobState.UNKNOWN, reason=letters)
+
+
+def records(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield the records of `qacct -j`: a line of equal signs, then lines of names and values."""
+    record: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("====="):
+            if record:
+                yield record
+            record = {}
+        elif line.strip():
+            name, _, value = line.partition(" ")
+            record[name] = value.strip()
+    if record:
+        yield record
+
+
+def ended(account: dict[str, str]) -> JobStatus:
+    """Return how a job ended, from its accounting record."""
+    failed, status = account.get("failed", "0"), account.get("exit_status", "").partition(" ")[0]
+    code = failed.split()[0] if failed.split() else "0"
+    host = account.get("hostname", "")
+    if code == "0" and status.isdecimal():
+        return JobStatus(JobState.ENDED, int(status), host=host)
+    return JobStatus(JobState.LOST, reason=" ".join(failed.split()), host=host)

@@ -1,0 +1,266 @@
+"""PBS Professional and OpenPBS: `qsub -J`, `qstat -x -t -f`, `qdel`. (Torque is another system, whose `-x` is XML.)
+
+Answers are read as text and not as JSON: OpenPBS has versions whose JSON has the first only of several jobs that were
+asked for (openpbs issue 2672), or is none when a variable of a job has odd characters; and text can be read line by line.
+
+The unique name is the job's name, or ends it where the user gave one for people. Jobs that ended are known where the
+site keeps a history (`job_history_enable`), for two weeks by default, and `GONE` at once where it does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, ClassVar
+
+from .base import (
+    GONE,
+    BatchSystem,
+    JobId,
+    JobState,
+    JobStatus,
+    Limits,
+    NoAnswer,
+    Outcome,
+    Refused,
+    Submission,
+    Submitted,
+    Unsure,
+)
+from .calls import HUNG, Answer, Call, Steps
+from .script import job_script
+from .words import clock, listed, megabytes, option_words, own_output, safe_name, spans, user_name
+
+STATES = {
+    "Q": JobState.QUEUED,
+    "T": JobState.QUEUED,  # on its way to or from a server or node
+    "W": JobState.QUEUED,  # for its time
+    "H": JobState.HELD,
+    "R": JobState.RUNNING,
+    "B": JobState.RUNNING,  # an array that has begun
+    "E": JobState.RUNNING,  # exiting
+    "S": JobState.RUNNING,
+    "U": JobState.RUNNING,
+    "F": JobState.ENDED,  # or lost: see `_ended`
+    "X": JobState.ENDED,  # the same, of an element whose array goes on
+}
+"""What `job_state` means; M (moved to another server) may live, as may what is not here."""
+TERMINATED = "91"
+"""Substate of jobs that were deleted, whether they ran or not."""
+OVER_MEMORY = frozenset({-26, -27})
+"""Exit_status of a job that was killed for its (virtual) memory; other negative ones are PBS's own doing."""
+ID = re.compile(r"(\d+)(\[\d*\])?(\.\S+)?")
+UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.I)
+REFUSED = re.compile(r"^qsub: |usage: qsub", re.M)
+SILENT = re.compile(r"cannot connect|No Permission|time[d ]?out|Connection|communication|End of File|errno", re.I)
+LATER = re.compile(r"would exceed|Maximum number|limit of jobs|busy|try again", re.I)
+DEFAULT_ARRAY_SIZE = 10_000
+
+
+class Pbs(BatchSystem):
+    """PBS Professional."""
+
+    name: ClassVar[str] = "pbs"
+    title: ClassVar[str] = "PBS"
+    programs: ClassVar[tuple[str, ...]] = ("pbsnodes", "qsub", "qstat", "qdel", "qselect")
+
+    # -- submitting
+
+    def files(self, submission: Submission) -> dict[str, str]:
+        """Return the script."""
+        element = '"$PBS_ARRAY_INDEX"' if submission.count > 1 else "1"
+        return {"job.sh": job_script(submission, header=own_output(submission, element), element=element)}
+
+    def command(self, submission: Submission) -> tuple[str, ...]:
+        """Return `qsub` with its options and the script, which it takes along."""
+        return ("qsub", *option_words(_options(submission)), *submission.needs.native, "job.sh")
+
+    def submit(self, submission: Submission) -> Steps[Outcome]:
+        """Submit a job, or an array where there are several elements."""
+        answer = yield Call(argv=self.command(submission), cwd=str(submission.directory))
+        if answer.never_ran:
+            return Refused(answer.trouble)
+        id = answer.text.strip().rpartition("\n")[2]
+        match = ID.fullmatch(id)
+        if answer.ok and match and match[3] and bool(match[2]) == (submission.count > 1):
+            numbers = range(1, submission.count + 1)
+            return Submitted(tuple(JobId(id.replace("[]", f"[{number}]")) for number in numbers))
+        if answer.status > 0 and answer.status != HUNG and REFUSED.search(answer.err) and not SILENT.search(answer.err):
+            return Refused(answer.trouble, again=bool(LATER.search(answer.err)))
+        return Unsure(answer.trouble)
+
+    # -- looking
+
+    def poll(self, jobs: Collection[JobId]) -> Steps[dict[JobId, JobStatus]]:
+        """Ask once for all, for arrays as a whole."""
+        if not jobs:
+            return {}
+        wanted = dict.fromkeys(re.sub(r"\[\d+\]", "[]", job) for job in jobs)
+        answer = yield Call(argv=("qstat", "-x", "-t", "-f", *wanted))
+        said: dict[JobId, JobStatus] = {}
+        answered, asked = set(), frozenset(jobs)
+        for id, attributes in _answered(answer):
+            answered.add(id)
+            if JobId(id) in asked:
+                said[JobId(id)] = status_of(attributes)
+        # What was neither told nor said to be unknown is not known to be gone.
+        unknown = GONE if UNKNOWN.search(answer.err) else JobStatus(JobState.UNKNOWN, reason="no word about it")
+        for job in jobs:
+            if job not in said:
+                said[job] = GONE if re.sub(r"\[\d+\]", "[]", job) in answered else unknown
+        return said
+
+    def find(self, name: str) -> Steps[dict[int, JobId]]:
+        """Look at the names of all of the user's jobs that PBS still knows: it can select by whole names only."""
+        listing = yield Call(argv=("qselect", "-x", "-u", user_name()))
+        ids = listing.text.split()
+        if not listing.ok or not listing.is_whole or not all(ID.fullmatch(id) for id in ids):
+            raise NoAnswer(listing.trouble)
+        if not ids:
+            return {}
+        found = {}
+        for id, attributes in _answered((yield Call(argv=("qstat", "-x", "-t", "-f", *ids)))):
+            if attributes.get("Job_Name", "").endswith(name) and attributes.get("array") != "True":
+                found[int(attributes.get("array_index") or _index(id))] = JobId(id)
+        return dict(sorted(found.items()))
+
+    # -- acting
+
+    def cancel(self, jobs: Collection[JobId]) -> Steps[None]:
+        """End the jobs: elements of an array as ranges, `7[1-3].server`."""
+        if not jobs:
+            return
+        arrays: dict[str, list[int]] = {}
+        for job in jobs:
+            arrays.setdefault(re.sub(r"\[\d+\]", "[]", job), []).append(_index(job))
+        words = [
+            id.replace("[]", f"[{span}]") for id, indices in arrays.items() for span in (spans(indices) if "[]" in id else [""])
+        ]
+        answer = yield Call(argv=("qdel", *words))
+        if not answer.ok and (answer.never_ran or answer.status == HUNG or not UNKNOWN.search(answer.err)):
+            raise NoAnswer(answer.trouble)
+
+    # -- the site
+
+    def limits(self) -> Steps[Limits]:
+        """Read the server's attributes."""
+        answer = yield Call(argv=("qstat", "-B", "-f"))
+        text = answer.text if answer.ok else ""
+        if not (size := re.search(r"max_array_size = (\d+)", text)):
+            return Limits(elements=DEFAULT_ARRAY_SIZE if "server_state = " in text else 1)
+        jobs = re.search(r"max_queued = .*?\bu:PBS_GENERIC=(\d+)", text)
+        return Limits(elements=max(1, int(size[1])), jobs=max(1, int(jobs[1])) if jobs else None)
+
+    def version(self) -> Steps[str]:
+        """Read it from the server's attributes."""
+        answer = yield Call(argv=("qstat", "-B", "-f"))
+        match = re.search(r"pbs_version = (\S+)", answer.text if answer.ok else "")
+        return f"PBS {match[1]}" if match else ""
+
+
+def _options(submission: Submission) -> dict[str, Any]:
+    """Return the options of `qsub` by letter. Settings of one letter are options, longer ones resources (`-l`)."""
+    needs, asked = submission.needs, dict(submission.needs.settings)
+    title = asked.pop("job_name", None) or asked.pop("N", None) or needs.job_name
+    queue = asked.pop("queue", None) or needs.queue
+    name = f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
+    options: dict[str, Any] = {
+        "V": True, "S": "/bin/bash" if needs.env_script else "/bin/sh", "j": "oe", "o": "/dev/null",
+        "N": name.lstrip("."),
+    }  # fmt: skip
+    if submission.count > 1:
+        options["J"] = f"1-{submission.count}" + (f"%{submission.at_most}" if submission.at_most else "")
+    if queue:
+        options["q"] = queue
+    if needs.account:
+        options["A"] = needs.account
+    if needs.requeue is not None:
+        options["r"] = "y" if needs.requeue else "n"
+    resources = _resources(submission) | {key: asked.pop(key) for key in list(asked) if len(key.lstrip("-")) > 1}
+    given = [str(value) for value in listed(asked.pop("l", False))]
+    spoken = {part.partition("=")[0] for value in given for part in value.split(",")}
+    words = [f"{key}={value}" for key, value in resources.items() if key not in spoken and value is not False]
+    options["l"] = [*words, *given]
+    return options | {key.lstrip("-"): value for key, value in asked.items()}
+
+
+def _resources(submission: Submission) -> dict[str, Any]:
+    needs = submission.needs
+    chunk = f"{needs.nodes}:ncpus={needs.cpus}"
+    if needs.memory_bytes is not None:
+        chunk += f":mem={megabytes(needs.memory_bytes)}mb"
+    if needs.gpus:
+        chunk += f":ngpus={needs.gpus}"
+    resources: dict[str, Any] = {} if chunk == "1:ncpus=1" else {"select": chunk}
+    if needs.nodes > 1:
+        resources["place"] = "scatter"
+    if needs.time_s is not None:
+        resources["walltime"] = clock(needs.time_s)
+        if needs.time_min_s is not None and needs.time_min_s < needs.time_s:
+            resources |= {"min_walltime": clock(needs.time_min_s), "max_walltime": resources.pop("walltime")}
+    return resources
+
+
+def _index(id: str) -> int:
+    """Return the element of an id."""
+    match = re.search(r"\[(\d+)\]", id)
+    return int(match[1]) if match else 1
+
+
+def _answered(answer: Answer) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield id and attributes of each job in an answer of `qstat -f`; none: there are no such jobs.
+
+    Raises:
+        NoAnswer: it is no answer, or only part of one.
+    """
+    if answer.never_ran or answer.status == HUNG or answer.status < 0 or not answer.is_whole:
+        raise NoAnswer(answer.trouble)
+    if not answer.ok and not UNKNOWN.search(answer.err):
+        raise NoAnswer(answer.trouble)
+    any_job = False
+    for job in records(answer.lines()):
+        any_job = True
+        yield job
+    if not any_job and not UNKNOWN.search(answer.err):
+        raise NoAnswer(f"qstat: its answer cannot be read: {answer.trouble}")
+
+
+def records(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield id and attributes of each job that `qstat -f` tells about. Folded lines go on after a tab."""
+    id, name = "", ""
+    attributes: dict[str, str] = {}
+    for line in lines:
+        if line.startswith("\t") and name:
+            attributes[name] += line[1:]
+        elif line.startswith("Job Id: "):
+            if id:
+                yield id, attributes
+            id, name, attributes = line[8:].strip(), "", {}
+        elif line.startswith("    ") and " = " in line:
+            name, _, value = line.strip().partition(" = ")
+            attributes[name] = value
+    if id:
+        yield id, attributes
+
+
+def status_of(attributes: dict[str, str]) -> JobStatus:
+    """Return what the attributes of a job say."""
+    letter, comment = attributes.get("job_state", ""), attributes.get("comment", "")
+    hosts = dict.fromkeys(part.partition("/")[0].strip("()") for part in attributes.get("exec_host", "").split("+"))
+    host = ",".join(hosts)
+    state = STATES.get(letter, JobState.UNKNOWN)
+    if state is JobState.ENDED:
+        return _ended(attributes.get("Exit_status", ""), attributes.get("substate", ""), comment, host)
+    if state is JobState.RUNNING:
+        return JobStatus(state, host=host)
+    return JobStatus(state, reason=comment or letter, host=host)
+
+
+def _ended(code: str, substate: str, comment: str, host: str) -> JobStatus:
+    status = int(code) if re.fullmatch(r"-?\d+", code) else None
+    over_memory = status in OVER_MEMORY or re.search(r"exceeded resource v?mem", comment)
+    if over_memory:
+        return JobStatus(JobState.ENDED, None, comment or "memory limit", host)
+    if status is None or status < 0 or substate == TERMINATED or re.search(r"exceeded resource|terminated$", comment):
+        return JobStatus(JobState.LOST, reason=comment or "deleted", host=host)
+    return JobStatus(JobState.ENDED, status if status < 256 else 256 - status, host=host)
