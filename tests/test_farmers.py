@@ -305,6 +305,7 @@ def test_of_those_that_leave_at_once_exactly_one_was_the_last(farm: HandMade) ->
     assert last.words(DONE) == "this farmer was the last one: the farm is done, all tasks have finished"
     assert last.words(DONE | {"failed": 2, "blocked": 1}).endswith("the farm is done, 2 failed, 1 blocked by those")
     assert last.words(LEFT) == "this farmer was the last one: nobody is at work any more, 4 tasks are left"
+    assert last.words({"toprocess": 1, "running": 0}).endswith("nobody is at work any more, 1 task is left")
 
 
 def test_its_own_loops_are_no_company(farm: HandMade) -> None:

@@ -58,12 +58,12 @@ def group(at: Path, **files: str) -> None:
 
 
 def test_limits_of_all_groups_above_a_process_hold(tmp_path: Path) -> None:
-    group(tmp_path / "slurm", cpu__max="max 100000", memory__max="8000000")
-    group(tmp_path / "slurm/job_1", cpu__max="350000 100000", memory__max="6000000")
-    group(tmp_path / "slurm/job_1/step_0", cpu__max="900000 100000", memory__max="max")
+    group(tmp_path / "slurm", cpu__max="max 100000", memory__max="8000000", pids__max="max")
+    group(tmp_path / "slurm/job_1", cpu__max="350000 100000", memory__max="6000000", pids__max="400")
+    group(tmp_path / "slurm/job_1/step_0", cpu__max="900000 100000", memory__max="max", pids__max="500")
     group(tmp_path / "slurm/job_2", cpu__max="100000 100000", memory__max="1")
     groups = ControlGroups(tmp_path, "0::/slurm/job_1/step_0\n")
-    assert (groups.cpus(), groups.memory_bytes()) == (3, 6_000_000)
+    assert (groups.cpus(), groups.memory_bytes(), groups.processes()) == (3, 6_000_000, 400)
     assert host.usable_cpus({}, groups) == min(3, len(os.sched_getaffinity(0)))
     assert host.usable_memory(groups) == 6_000_000
 
@@ -73,8 +73,10 @@ def test_limits_of_the_first_version_of_control_groups_hold(tmp_path: Path) -> N
     group(tmp_path / "cpu,cpuacct/slurm/job", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000")
     group(tmp_path / "memory/other", memory__limit_in_bytes="9223372036854771712")
     group(tmp_path / "memory", memory__limit_in_bytes="5000000")
-    groups = ControlGroups(tmp_path, "3:memory:/other\n2:cpu,cpuacct:/slurm/job\n1:name=systemd:/a:b\n")
-    assert (groups.cpus(), groups.memory_bytes()) == (1, 5_000_000)
+    group(tmp_path / "pids/job", pids__max="30")
+    members = "4:pids:/job\n3:memory:/other\n2:cpu,cpuacct:/slurm/job\n1:name=systemd:/a:b\n"
+    groups = ControlGroups(tmp_path, members)
+    assert (groups.cpus(), groups.memory_bytes(), groups.processes()) == (1, 5_000_000, 30)
 
 
 @pytest.mark.parametrize("path", ["/", "/../../elsewhere", "/docker/0123/not-here"])
@@ -88,7 +90,7 @@ def test_in_a_container_the_root_that_is_seen_counts(tmp_path: Path, path: str) 
 
 def test_no_control_groups_limit_nothing(tmp_path: Path) -> None:
     groups = ControlGroups(tmp_path, "0::/user.slice\n")
-    assert (groups.cpus(), groups.memory_bytes()) == (None, None)
+    assert (groups.cpus(), groups.memory_bytes(), groups.processes()) == (None, None, None)
     assert host.usable_cpus({}, groups) == len(os.sched_getaffinity(0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,8 @@ def test_a_runner_whose_program_is_missing_is_said_once(lone: Farm) -> None:
         ("--max-failures", "many"),
         ("--max-failures", "-1"),
         ("--max-failures", "1.5"),
+        ("--max-failures", "200%"),
+        ("--max-losses", "-1"),
         ("-n", "0"),
         ("--retries", "-1"),
         ("--task-timeout", "0"),
@@ -247,8 +250,27 @@ def test_options_that_make_no_sense(lone: Farm, words: tuple[str, ...]) -> None:
     refused(lone, lone.list, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-n", "x"), "'x' is no whole number from 1 to 100000"),
+        (("-n", "0"), "'0' is no whole number from 1 to 100000"),
+        (("--retries", "1.5"), "'1.5' is no whole number of 0 or more"),
+        (("--lease", "0.5"), "'0.5' is no number of seconds from 1 to 1000000000"),
+        (("--task-timeout", "0"), "'0' is no number of seconds above 0, up to 1000000000"),
+        (("--retry-delay", "soon"), "'soon' is no number of seconds from 0 to 1000000000"),
+        (("--max-failures", "100.5%"), "100.5% is more than all tasks (100%)"),
+    ],
+)
+def test_numbers_are_refused_in_plain_words(lone: Farm, words: tuple[str, str], said: str) -> None:
+    lone.write("true")
+    assert f"'{words[0]}'" in (line := refused(lone, lone.list, *words))
+    assert f": {said}; see `taskfarmer run --help`" in line
+
+
 def test_numbers_of_any_size_that_is_allowed(lone: Farm) -> None:
     lone.write("true")
+    assert lone.run("--max-failures", "100%", "--max-losses", "0").status == 0
     assert lone.run(*(f"--{name}=1e9" for name in NUMBERS), "--timeout", "1000000000").status == 0
 
 
@@ -297,3 +319,25 @@ def test_a_workdir_without_permission(lone: Farm) -> None:
     lone.path.joinpath("closed").mkdir()
     lone.path.joinpath("closed").chmod(stat.S_IRUSR | stat.S_IXUSR)
     assert "Permission denied" in refused(lone, lone.list, "-w", "closed/workdir")
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_a_farm_that_cannot_be_written_is_said_before_all_else(lone: Farm, command: str) -> None:
+    lone.write("false")
+    assert lone.run().status == 1
+    argv = [*TASKFARMER, command, str(lone.list if command == "run" else lone.workdir)]
+    if os.geteuid() == 0:
+        mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+        argv = ["unshare", "--mount", "sh", "-c", mount, "sh", str(lone.workdir), *argv]
+        if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+            pytest.skip("root cannot make a namespace of mounts here")
+        why = "its file system is read-only here; run this on a host where it is not"
+    else:
+        for directory in (lone.workdir, *(path for path in lone.workdir.rglob("*") if path.is_dir())):
+            directory.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        why = "permission denied; have its owner give you the right to write"
+    end = lone.start_command(*argv).wait()
+    assert (end.status, end.out) == (2, "")
+    assert end.err == f"taskfarmer: {lone.workdir}: the farm cannot be written: {why}\n"
+    for directory in (lone.workdir, *(path for path in lone.workdir.rglob("*") if path.is_dir())):
+        directory.chmod(stat.S_IRWXU)

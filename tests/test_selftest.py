@@ -193,6 +193,8 @@ def test_a_disk_that_fills_up_is_said(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
     _refused(selftest("--dir", tmp_path / "none"), "there is no such directory on")
+    (tmp_path / "file").touch()
+    _refused(selftest("--dir", tmp_path / "file"), f"{tmp_path}/file is a file; give a directory")
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

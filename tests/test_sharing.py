@@ -274,6 +274,7 @@ def test_with_nothing_left_the_second_leaves_and_says_why(lone: Farm) -> None:
     assert second.status == 3, second
     (one,) = farmers_of(lone)
     assert f"farmer {one.id} on this host already has 1 of its 1 CPUs: no slots for this one" in second.out
+    assert "taskfarmer: 2 tasks, no slot yet: others on this host have all, workdir" in second.out
     assert "--proc" in second.out
     assert second.err == ""
     for directory in ("alive", "journal"):

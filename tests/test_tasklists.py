@@ -367,7 +367,7 @@ def test_a_value_of_several_lines_is_one_task(here: Path) -> None:
     [
         ("a,b\n1,2\n", "{c}", "t.csv:1: there is no column 'c', which the command asks for; the columns are a, b"),
         ("", "{c}", "t.csv:1: there is no column 'c', which the command asks for; the columns are none"),
-        ("a,b\n1,2\n\n1\n", "{a}", "t.csv:4: 1 values for 2 columns: no value for 'b'"),
+        ("a,b\n1,2\n\n1\n", "{a}", "t.csv:4: 1 value for 2 columns: no value for 'b'"),
         ("a,b\n1,2,3\n", "{a}", "t.csv:2: 3 values for 2 columns"),
         ("a,a\n1,2\n", "{a}", "t.csv:1: the column 'a' is there twice"),
         ('a\n"1"2\n', "{a}", "t.csv:2: not a table"),

@@ -22,6 +22,7 @@ from .streams import open_streams, silence
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run:run", "Run the tasks of a list, or go on with them."),
     "resume": ("run:resume", "Go on with a farm; nothing but its workdir need be named."),
+    "submit": ("submit:submit", "Submit pilots to a batch system: from a list to a cluster."),
     "status": ("look:status", "Say how a farm stands."),
     "tasks": ("look:tasks", "List tasks, by state or by any condition."),
     "show": ("look:show", "Show everything about tasks: each attempt, when, where, how it ended."),
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drain": ("steer:drain", "Tell farmers to start nothing more, and to leave."),
     "runners": ("definitions:runners", "List the runners that there are."),
     "tasklists": ("definitions:tasklists", "List the task list handlers that there are."),
+    "doctor": ("doctor:doctor", "Say what is here, what will be used, what is wrong and what to do."),
     "selftest": ("selftest:selftest", "Try out whether a directory's file system is fit for taskfarmer."),
     "completion": ("definitions:completion", "Print the completion script of a shell."),
 }

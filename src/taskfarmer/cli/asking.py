@@ -17,7 +17,7 @@ from ..errors import InputError, WorkdirError
 from ..farm.disk import disk_for
 from ..farm.ledger import Ledger
 from ..farm.views import refresh_views
-from ..farm.workdir import Workdir
+from ..farm.workdir import find_workdir
 from .types import Directory
 
 Command = Callable[..., Any]
@@ -31,12 +31,16 @@ ids_argument = click.argument("ids", metavar="IDS")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, of a documented shape.")
 
 
-def find_workdir(path: Path) -> Path:
-    """Return the workdir that is meant: the path itself, or that of the task list with this path."""
-    beside = Path(f"{str(path).rstrip('/')}_workdir")
-    if not Workdir(path).is_farm() and beside.is_dir():
-        return beside
-    return path
+class CommandWithWords(click.Command):
+    """A command whose arguments may end with `-- words ...`, which are then `ctx.meta["taskfarmer.command"]`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set aside what stands behind `--`."""
+        ctx.meta["taskfarmer.command"] = None
+        if "--" in args:
+            place = args.index("--")
+            args, ctx.meta["taskfarmer.command"] = args[:place], args[place + 1 :]
+        return super().parse_args(ctx, args)
 
 
 @contextmanager

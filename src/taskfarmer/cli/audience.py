@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..core.state import STATES
+from ..core.words import plural
 from ..farm.create import Opened
 from ..farm.farmer import Result
 from ..farm.options import FarmerOptions
@@ -61,7 +62,9 @@ class _Person:
         for note in opened.notes:
             printed(f"taskfarmer: {note}")
         doing = "" if opened.created else f"; so far {counted(ledger.state.counts())}"
-        printed(f"taskfarmer: {len(ledger.state)} tasks, {options.slots} slots, workdir {ledger.workdir.path}{doing}")
+        slots = plural(options.slots, "slot") if options.slots else "no slot yet: others on this host have all"
+        tasks = plural(len(ledger.state), "task")
+        printed(f"taskfarmer: {tasks}, {slots}, workdir {ledger.workdir.path}{doing}")
         self._display.start()
 
     def closed(self, workdir: Path, result: Result, parting: Parting, seconds: float) -> None:
@@ -74,9 +77,8 @@ class _Person:
             printed(f"  which:  taskfarmer tasks --state failed {where}")
             printed(f"  again:  taskfarmer retry {where} && taskfarmer resume {where}")
         if result.damaged:
-            printed(
-                f"taskfarmer: {result.damaged} lines of the journals cannot be read; see `taskfarmer status {workdir}`"
-            )
+            lines = plural(result.damaged, "line")
+            printed(f"taskfarmer: {lines} of the journals cannot be read; see `taskfarmer status {workdir}`")
 
 
 class _Reader:

@@ -19,7 +19,7 @@ from .audience import audience_for
 from .given import Given
 from .run import defaults, session_for
 from .streams import leave
-from .types import MOST_SECONDS, MOST_SLOTS, Directory
+from .types import MOST_SECONDS, MOST_SLOTS, Count, Directory
 
 ENDED, STOPPED, BAD = 0, 1, 2
 _LONG = ("--proc", "--timeout", "--workdir", "--verbose", "--runner", "--tasklist", "--logDir", "--help")
@@ -63,11 +63,9 @@ class _OldCommand(click.Command):
 
 @click.command(cls=_OldCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("tasklist")
-@click.option("--proc", "-n", "slots", type=click.IntRange(1, MOST_SLOTS), default=8, show_default=True,
+@click.option("--proc", "-n", "slots", type=Count(1, MOST_SLOTS), default=8, show_default=True,
               help="Workers; without a value: the number of CPUs.")  # fmt: skip
-@click.option(
-    "--timeout", "limit_s", type=click.IntRange(1, MOST_SECONDS), help="Whole seconds; then the farm is stopped."
-)
+@click.option("--timeout", "limit_s", type=Count(1, MOST_SECONDS), help="Whole seconds; then the farm is stopped.")
 @click.option("--workdir", "-w", type=Directory(),
               help="Progress and logs.  [default: <tasklist>_workdir]")  # fmt: skip
 @click.option("--verbose", "-v", default="", help="A little more output.")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,8 +25,14 @@ from .asking import (
     say,
     workdir_argument,
 )
+from .types import Count, Seconds
+
+if TYPE_CHECKING:
+    from ..monitor.pilots import QueueSummary
 
 _STATUS_BYTES = 1 << 20
+_QUEUE_S = 10.0
+"""Between two questions of --watch to a batch system."""
 
 
 @click.command()
@@ -34,21 +40,25 @@ _STATUS_BYTES = 1 << 20
 @click.option("--farmers", "-v", "each_farmer", is_flag=True,
               help="List every farmer that there was, with when and why it ended, instead of the hosts.")  # fmt: skip
 @click.option("--watch", is_flag=True, help="Show it again and again, until interrupted.")
-@click.option("--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, metavar="S",
+@click.option("--interval", type=Seconds(0.1), default=2.0, show_default=True, metavar="S",
               help="Seconds between two looks of --watch.")  # fmt: skip
+@click.option("--queue/--no-queue", "ask", default=True,
+              help="Ask the batch system how the pilots are, for five seconds at most.  [default: queue]")  # fmt: skip
 @json_option
-def status(workdir: Path, each_farmer: bool, watch: bool, interval: float, as_json: bool) -> None:
+def status(workdir: Path, each_farmer: bool, watch: bool, interval: float, ask: bool, as_json: bool) -> None:
     """Say how the farm in WORKDIR stands: tasks by state, rate, who is at work on which host, and what was done there.
 
     A farmer is at work; or silent, if there was no sign of life for three heartbeats; or dead, if its processes are
     gone, which can be seen on its own host. It has left, or another farmer has buried it and taken over.
+    Pilots that were submitted (`taskfarmer submit`) are shown with how they stand in their queue.
     """
     from ..monitor.describe import farm_lines
     from ..monitor.summary import summary
 
     with farm(workdir, most_bytes=_STATUS_BYTES) as ledger:
+        queue = _Queue(ledger, ask)
         while True:
-            now = summary(ledger)
+            now = summary(ledger, queue.look())
             if watch and not as_json and sys.stdout.isatty():
                 click.clear()
             if as_json:
@@ -63,13 +73,35 @@ def status(workdir: Path, each_farmer: bool, watch: bool, interval: float, as_js
             ledger.read_tails()
 
 
+class _Queue:
+    """How pilots stand; the batch system is asked now and then, however often somebody looks."""
+
+    def __init__(self, ledger: Ledger, ask: bool) -> None:
+        self._ledger = ledger
+        self._ask = ask
+        self._next = float("-inf")
+        self._last: QueueSummary | None = None
+
+    def look(self) -> QueueSummary | None:
+        """Return it; None where there never were any."""
+        if not self._ledger.workdir.jobs.is_dir():
+            return None
+        from ..config import Config
+        from ..monitor.pilots import pilots_of
+
+        if (began := time.monotonic()) >= self._next:
+            self._last = pilots_of(self._ledger, Config.read().environ, ask=self._ask)
+            self._next = began + max(_QUEUE_S, 10 * (time.monotonic() - began))
+        return self._last
+
+
 @click.command()
 @workdir_argument
 @click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
 @click.option("--running", is_flag=True, help="Those that run: since when, on which host, with which farmer.")
 @click.option("--where", metavar="SQL", help="Only those that meet a condition, such as 'seconds > 60 and exit != 0'.")
 @click.option("--sort", metavar="COLUMN", help="Sort by a column; -COLUMN starts with the largest.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
+@click.option("--limit", type=Count(1), metavar="N", help="At most so many.")
 @json_option
 def tasks(
     workdir: Path,
@@ -115,7 +147,8 @@ def tasks(
 def show(workdir: Path, ids: str, as_json: bool) -> None:
     """Show everything about tasks IDS of the farm in WORKDIR: each attempt, when, where, how it ended, what it used."""
     from ..monitor.describe import task_lines
-    from ..monitor.outputs import log_files
+    from ..monitor.jobs import jobs_of
+    from ..monitor.outputs import log_files, why_not_started
     from ..monitor.standing import standings
 
     with farm(workdir) as ledger:
@@ -127,7 +160,10 @@ def show(workdir: Path, ids: str, as_json: bool) -> None:
         stands = standings(ledger)
         for task, tried in found.items():
             files = log_files(ledger, task)
-            say("\n".join(task_lines(task, ledger.task(task), ledger.state.name_of(task), tried, files, stands)))
+            notes = {attempt.attempt: why_not_started(ledger, attempt) for attempt in tried}
+            state, jobs = ledger.state.name_of(task), jobs_of(ledger, task)
+            lines = task_lines(task, ledger.task(task), state, tried, files, stands, notes, jobs)
+            say("\n".join(lines))
 
 
 def _with_attempts(ledger: Ledger, chosen: list[int]) -> dict[int, list[Any]]:
@@ -142,6 +178,7 @@ def _with_attempts(ledger: Ledger, chosen: list[int]) -> dict[int, list[Any]]:
 
 
 def _task_json(ledger: Ledger, id: int, tried: list[Any]) -> dict[str, Any]:
+    from ..monitor.jobs import jobs_of
     from ..monitor.outputs import log_files
 
     task = ledger.task(id)
@@ -162,6 +199,7 @@ def _task_json(ledger: Ledger, id: int, tried: list[Any]) -> dict[str, Any]:
         "retries": task.retries,
         "after": task.after,
         "logs": [str(path) for path in log_files(ledger, id)],
+        "jobs": jobs_of(ledger, id),
         "attempts": [attempt.to_json() for attempt in tried],
     }
 
@@ -170,7 +208,7 @@ def _task_json(ledger: Ledger, id: int, tried: list[Any]) -> dict[str, Any]:
 @workdir_argument
 @ids_argument
 @click.option("--follow", "-f", is_flag=True, help="Go on printing until the attempt has ended; of one task only.")
-@click.option("--attempt", type=click.IntRange(1), metavar="N", help="Which attempt.  [default: the last]")
+@click.option("--attempt", type=Count(1), metavar="N", help="Which attempt.  [default: the last]")
 @json_option
 def logs(workdir: Path, ids: str, follow: bool, attempt: int | None, as_json: bool) -> None:
     """Print what tasks IDS of the farm in WORKDIR printed, both streams, byte by byte."""

@@ -19,7 +19,7 @@ from ..selftest.conductor import SSH, Conductor
 from ..selftest.worker import join
 from .asking import VERSION
 from .streams import printed
-from .types import MOST_SLOTS, Directory, Seconds
+from .types import MOST_SLOTS, Count, Directory, Seconds
 
 JOIN_S = 300.0
 """How long hosts wait for each other."""
@@ -50,7 +50,7 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @click.option(
     "--nodes",
-    type=click.IntRange(2, MOST_SLOTS),
+    type=Count(2, MOST_SLOTS),
     metavar="N",
     help="Wait until this command, with --join, was started on N-1 other hosts.",
 )
@@ -59,16 +59,16 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--seconds", type=Seconds(1), default=60.0, show_default=True, metavar="S", help="Of chaos.")
 @click.option(
     "--tasks",
-    type=click.IntRange(1, 10_000_000),
+    type=Count(1, 10_000_000),
     default=1000,
     show_default=True,
     metavar="N",
     help="Of each farm in chaos.",
 )
 @click.option(
-    "--farmers", type=click.IntRange(1, 1000), default=4, show_default=True, metavar="N", help="On each host, in chaos."
+    "--farmers", type=Count(1, 1000), default=4, show_default=True, metavar="N", help="On each host, in chaos."
 )
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of chaos.  [default: a new one]")
+@click.option("--seed", type=Count(0), metavar="N", help="Of chaos.  [default: a new one]")
 @click.option(
     "--lease",
     type=Seconds(1),
@@ -91,6 +91,8 @@ def selftest(directory: Path, joins: bool, label: str, **options: Any) -> int:
     Exit status: 0 fit; 1 not fit; 2 bad usage, or hosts that cannot be reached.
     """
     surroundings = Config.read()
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file", hint="give a directory")
     if not directory.is_dir():
         hint = "is it the same file system on all hosts?" if joins else "make it, on the file system to be tested"
         raise InputError(f"{directory}: there is no such directory on {os.uname().nodename}", hint=hint)

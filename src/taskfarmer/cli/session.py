@@ -14,7 +14,7 @@ from ..config import Config
 from ..core.state import STATES, State
 from ..errors import TaskfarmerError, WorkdirError
 from ..farm import farmer
-from ..farm.create import Opened
+from ..farm.create import Opened, require_writable
 from ..farm.disk import disk_for
 from ..farm.driver import Driver
 from ..farm.farmer import Result
@@ -87,6 +87,7 @@ class Session:
 
         began = time.monotonic()
         opened, config = self.open()
+        require_writable(opened.ledger.workdir)
         runner = farmer.build_runner(config)
         audience = self.audience()
         audience.opened(opened, replace(self.options, slots=farmer.room_for(self.options, opened.ledger, link)))

@@ -6,17 +6,32 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..core.entries import Body, Cancel, News, Retry, Stop
 from ..core.ids import format_ids
 from ..core.state import BLOCKED, CANCELLED, FAILED, READY, TAKEN, UNKNOWN, WAITING, Farmer, State
+from ..core.words import plural
 from ..errors import InputError
 from ..farm.ledger import Ledger
-from .asking import anybody_at_work, each, farm, json_option, parse_tasks, print_json, say, workdir_argument
+from .asking import (
+    CommandWithWords,
+    anybody_at_work,
+    each,
+    farm,
+    json_option,
+    parse_tasks,
+    print_json,
+    say,
+    workdir_argument,
+)
+
+if TYPE_CHECKING:
+    from ..farm.recall import Mode
 
 _RETRIED = (FAILED, CANCELLED, UNKNOWN)
 _PATIENCE_S = 15.0
@@ -25,19 +40,7 @@ _CANCELLED = (READY, WAITING, BLOCKED, TAKEN, UNKNOWN)
 optional_ids = click.argument("ids", metavar="[IDS]", required=False)
 
 
-class _WithCommand(click.Command):
-    """A command whose arguments may end with `-- command ...`, which is then the parameter `line`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Set aside what stands behind `--`."""
-        ctx.meta["taskfarmer.command"] = None
-        if "--" in args:
-            place = args.index("--")
-            args, ctx.meta["taskfarmer.command"] = args[:place], args[place + 1 :]
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=_WithCommand)
+@click.command(cls=CommandWithWords)
 @workdir_argument
 @click.argument("file", metavar="FILE|-|-- COMMAND", required=False)
 @click.option("--tasklist", "-t", "handler", metavar="NAME",
@@ -117,6 +120,8 @@ def cancel(workdir: Path, ids: str | None, everything: bool, as_json: bool) -> N
         done = _append(ledger, chosen, lambda text: Cancel(ids=text))
         if named is not None:
             _check_some(ledger, named, done, "can still be cancelled")
+        else:
+            _end_pilots(ledger, "waiting", lambda: None)  # they would find nothing to do
         _tell(ledger, "cancel", done, as_json, "cancelled")
 
 
@@ -136,7 +141,8 @@ def _whom(command: Callable[..., Any]) -> Callable[..., Any]:
 def stop(workdir: Path, drain: bool, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool) -> None:
     """Tell the farmers that are at work on WORKDIR to stop. Tasks that run are ended, and go back to toprocess.
 
-    All farmers are meant, or those that --host and --farmer name. Those that start later are not.
+    All farmers are meant, or those that --host and --farmer name. Those that start later are not. Where all are meant,
+    pilots that wait in the queue of a batch system are cancelled, and no more are kept there.
     """
     _send_home("stop", workdir, "drain" if drain else "now", hosts, farmers, as_json)
 
@@ -148,13 +154,14 @@ def stop(workdir: Path, drain: bool, hosts: tuple[str, ...], farmers: tuple[str,
 def drain(workdir: Path, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool) -> None:
     """Tell the farmers that are at work on WORKDIR to start nothing more, and to leave when what they run has ended.
 
-    All farmers are meant, or those that --host and --farmer name. Those that start later are not.
+    All farmers are meant, or those that --host and --farmer name. Those that start later are not. Where all are meant,
+    pilots that wait in the queue of a batch system are cancelled, and no more are kept there.
     """
     _send_home("drain", workdir, "drain", hosts, farmers, as_json)
 
 
 def _send_home(
-    command: str, workdir: Path, mode: str, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool
+    command: str, workdir: Path, mode: Mode, hosts: tuple[str, ...], farmers: tuple[str, ...], as_json: bool
 ) -> None:
     """Be `stop` and `drain`: one entry of the log, which names the farmers that are meant, or nobody for all.
 
@@ -172,16 +179,52 @@ def _send_home(
         return (Stop(mode=mode, farmers=named), ()) if told else None
 
     with farm(workdir) as ledger:
-        ledger.append(make)
+        if hosts or farmers:
+            pilots = _Pilots()
+            ledger.append(make)
+        else:
+            pilots = _end_pilots(ledger, mode, lambda: ledger.append(make))
         on = sorted({host_of(farmer) for farmer in told})
         if as_json:
             ids = [farmer.id for farmer in told]
-            print_json(command, workdir=str(ledger.workdir.path), mode=mode, farmers=ids, hosts=on)
-        elif told:
+            path = str(ledger.workdir.path)
+            print_json(command, workdir=path, mode=mode, farmers=ids, hosts=on, **asdict(pilots))
+            return
+        pilots.say()
+        if told:
             where = f" on {len(on)} hosts" if len(on) > 1 else f" on {on[0]}" if hosts else ""
-            say(f"told {len(told)} farmer{'s' * (len(told) > 1)}{where} to {'drain' if mode == 'drain' else 'stop'}")
-        else:
+            say(f"told {plural(len(told), 'farmer')}{where} to {'drain' if mode == 'drain' else 'stop'}")
+        elif not pilots.pilots_cancelled:
             say("no farmer is at work")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pilots:
+    """What became of the pilots: cancelled, or running on; `problems`: batch systems that did not answer."""
+
+    pilots_cancelled: int = 0
+    pilots_left: int = 0
+    problems: tuple[str, ...] = ()
+
+    def say(self) -> None:
+        """Say it to people."""
+        if self.pilots_cancelled:
+            say(f"cancelled {plural(self.pilots_cancelled, 'pilot')}")
+        for problem in self.problems:
+            print(f"taskfarmer: {problem}; pilots that start from now on do nothing", file=sys.stderr)
+
+
+def _end_pilots(ledger: Ledger, mode: Mode, tell: Callable[[], object]) -> _Pilots:
+    """End the farm's pilots, if it ever had any; `tell` tells its farmers."""
+    if not ledger.workdir.jobs.is_dir():
+        tell()
+        return _Pilots()
+    from ..config import Config
+    from ..farm.pilots import Pilots
+    from ..farm.recall import recall
+
+    done = recall(Pilots(ledger, Config.read().environ), ledger, mode, tell)
+    return _Pilots(done.cancelled, done.left, tuple(done.problems))
 
 
 def _wait_until_let_go(ledger: Ledger, tasks: list[int]) -> None:
@@ -247,6 +290,6 @@ def _tell(ledger: Ledger, command: str, done: Sequence[int], as_json: bool, word
         values: dict[str, Any] = {"workdir": str(ledger.workdir.path), "count": len(done), "ids": ids}
         print_json(command, **values)
         return
-    say(f"{word} {len(done)} task{'s' * (len(done) != 1)}" + (f": {ids}" if done else ""))
+    say(f"{word} {plural(len(done), 'task')}" + (f": {ids}" if done else ""))
     if done and command != "cancel" and not anybody_at_work(ledger):
         say(f"no farmer is at work; start one with: taskfarmer resume {_path(ledger)}")

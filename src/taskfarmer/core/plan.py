@@ -17,6 +17,7 @@ from .policy import Rules
 from .records import Ended
 from .resources import Resources, Share
 from .state import READY, TAKEN, State
+from .words import plural
 
 Mode = Literal["work", "drain", "stop"]
 LOOK_AHEAD = 200
@@ -88,6 +89,7 @@ class Plan:
         self._seconds = 0.0
         self._ends: deque[float] = deque(maxlen=ENDS)
         self._overtaken = 0
+        self._chance = 0.0
         self._next_timeout = float("inf")
 
     # -- taking --------------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Plan:
         if self.mode != "work" or (not self.resources.free and len(self.queue) > self.resources.slots):
             return 0
         free = self.resources.free
-        if len(self.queue) >= max(free, 1) and self.rate * policy.low_s(1) < len(self.queue):
+        if len(self.queue) >= max(free, 1) and self.rate * policy.low_s(len(self.state.farmers)) * 4 < len(self.queue):
             return 0
         alive = self.state.alive()
         me = self.state.farmers[self.number - 1]
@@ -129,6 +131,7 @@ class Plan:
             ready=self.state.status.count(READY),
             all_slots=self._all_slots(),
             farmers=len(alive),
+            chance=self._chance,
         )
 
     def _all_slots(self) -> int:
@@ -156,11 +159,12 @@ class Plan:
             self.too_late_s = min(late)
         return found
 
-    def took(self, ids: Iterable[int]) -> None:
+    def took(self, ids: Iterable[int], chance: float = 0.0) -> None:
         """The log gave us these. Who has been told to stop meanwhile lets them be: leaving frees them.
 
-        What was cancelled in the next moment is not ours any more.
+        What was cancelled in the next moment is not ours any more. `chance` in [0, 1) decides when to take the next.
         """
+        self._chance = chance
         if self.mode == "work":
             if not self.queue and not self.running:
                 self._ends.clear()  # there was nothing to do: that says nothing of how fast it can be done
@@ -291,7 +295,7 @@ class Plan:
         if losses <= self.rules.max_losses:
             return ""
         attempt.reason = attempt.reason or "lost"
-        lost = f"its farmer or its job was lost while it ran, {losses} times"
+        lost = f"its farmer or its job was lost while it ran, {plural(losses, 'time')}"
         return f"{lost}; it is not started, `taskfarmer retry` lets it run again"
 
     # -- ending --------------------------------------------------------------------------------------------------------

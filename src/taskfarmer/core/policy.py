@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 AHEAD_S = 1.5
-"""Seconds of work that a farmer takes at once when tasks are short (design: about one to two)."""
+"""Seconds of work that a farmer takes at once (design: about one to two), unless the tasks are very short."""
+FAR_S = 10.0
+"""The same of very short ones at most: an entry of the log must be worth what it costs."""
+SHORT_S = 0.02
+"""Seconds that a very short task takes at most."""
+WORTH_TASKS = 2500
+"""Very short tasks that are worth an entry of the log, of about five operations on the directory and some reading."""
+LEAST_TASKS = 250
+"""The same at the end, but no more than end in a second."""
 LEAST_S = 0.25
 """Seconds of work below which two farmers do not share with others; many share less finely (`least_worth_s`)."""
-WORTH_TASKS = 100
-"""Tasks that are worth an entry of the log, or as many as end in a second."""
 ENTRIES_PER_S = 50.0
 """Most entries that all farmers together add to a log in a second while there is enough to take."""
 ENDING_ENTRIES_PER_S = 200.0
@@ -25,8 +31,14 @@ TAILS = 8
 """Journals of others that an idle farmer reads at a look."""
 TAILS_PER_LOOK = 64
 """The same of all idle farmers together."""
+LOOKS_PER_S = 2.0
+"""Looks at the log of all farmers together in a second, while all have enough to do."""
+MOST_LOOK_S = 2.0
+"""Most seconds between two looks at the log: so long a farmer may not notice what people say."""
 PATIENT_LOOKS = 6
 """Looks (about 0.1 s) after which an idle farmer asks the others for some of what they hold."""
+HASTY_LOOKS = 2
+"""Looks after which it does so if it knows that they hold much."""
 MAX_DELAY_S = 600.0
 MOST_PAUSE_S = 2.0
 """Longest wait of who was slower than others to add an entry."""
@@ -77,22 +89,47 @@ def typical_duration(recent_s: Collection[float]) -> float:
     return ordered[math.ceil(0.9 * len(ordered)) - 1] if ordered else 0.0
 
 
-def take_size(*, slots: int, free: int, queued: int, rate: float, ready: int, all_slots: int, farmers: int) -> int:
+def take_size(
+    *, slots: int, free: int, queued: int, rate: float, ready: int, all_slots: int, farmers: int, chance: float = 0.0
+) -> int:
     """Return how many tasks to take now; 0: what is queued will do.
 
     `rate` is the tasks that this farmer ends in a second (0: not known yet), `ready` what nobody has, `all_slots` and
-    `farmers` of the living, this one included. Towards the end a farmer takes no more than half of its share of what
-    remains, so that all of them empty together; but never less than its empty slots can start, or than is worth an
-    entry of the log. Numbers are rounded down: of tasks that are longer than what it takes ahead none waits in a queue
-    while a slot of another is empty.
+    `farmers` of the living, this one included. It takes when what is queued lasts for a moment only: by `chance` in
+    [0, 1) at another moment than others that began with it, or all would want the same number. Towards the end it takes
+    no more than half of its share of what remains (three quarters of very short tasks), so that all of them empty
+    together; but never less than its empty slots can start, or than is worth an entry of the log. Numbers are rounded
+    down: of tasks that are longer than what it takes ahead none waits in a queue while a slot of another is empty.
+    """
+    want = max(free, int(rate * work_ahead_s(slots=slots, rate=rate, farmers=farmers)))
+    if queued > max(free - 1, rate * low_s(farmers) * (1 + 3 * chance)):
+        return 0
+    part = 1.0 if farmers <= 1 else 0.5 + 0.25 * _shortness(slots, rate)
+    share = int(ready * slots / all_slots * part)
+    least = max(free - queued, int(rate * least_worth_s(farmers)), min(LEAST_TASKS, int(rate)))
+    return max(0, min(want - queued, max(share, least), ready))
+
+
+def work_ahead_s(*, slots: int, rate: float, farmers: int) -> float:
+    """Return the seconds of work that a farmer takes at once, of which its `slots` end `rate` tasks in a second.
+
+    Of very short tasks as many as keep the operations on the directory far below one in a hundred tasks.
     """
     ahead_s = max(AHEAD_S, farmers / ENTRIES_PER_S)
-    want = max(free, int(rate * ahead_s))
-    if queued > max(free - 1, want / 4):
-        return 0
-    share = ready if farmers <= 1 else int(ready * slots / all_slots / 2)
-    least = max(free - queued, int(rate * least_worth_s(farmers)), min(WORTH_TASKS, int(rate)))
-    return max(0, min(want - queued, max(share, least), ready))
+    if not rate:
+        return ahead_s
+    worth_s = min(FAR_S, WORTH_TASKS / rate)
+    return max(ahead_s, worth_s * _shortness(slots, rate))
+
+
+def _shortness(slots: int, rate: float) -> float:
+    """Return 1 for very short tasks, less for longer ones, and next to nothing for long ones."""
+    return min(1.0, SHORT_S * rate / slots)
+
+
+def low_s(farmers: int) -> float:
+    """Return the seconds of work in a queue below which a farmer takes more: it may take a while to get it."""
+    return max(AHEAD_S, farmers / ENTRIES_PER_S) / 4
 
 
 def least_worth_s(farmers: int) -> float:
@@ -119,17 +156,21 @@ def pause_after_losses(*, losses: int, took_s: float, waited_s: float, farmers: 
     return min(MOST_PAUSE_S, window_s) * chance
 
 
-def give_back(*, queued: int, rate: float, wanted: int, farmers: int, holders: int, chance: float) -> int:
+def give_back(
+    *, queued: int, rate: float, wanted: int, farmers: int, holders: int, chance: float, all_slots: int
+) -> int:
     """Return how many queued tasks to give back now when others have `wanted` empty slots and nothing to take.
 
     `holders` of the living `farmers` have more than they can run, this one included. What will be started soon is not
     worth an entry (which costs another one to take it). Of many holders as many give, by `chance` in [0, 1), as are
-    wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter.
+    wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter. Of a long
+    queue they give as large a part as the empty slots are of `all_slots`.
     """
     least_s = max(0.5, least_worth_s(farmers))
     if wanted <= 0 or queued == 0 or (rate > 0 and queued / rate < least_s) or chance * holders >= 2 * wanted:
         return 0
-    return min(math.ceil(2 * wanted / max(1, min(holders, 2 * wanted))), wanted, (queued + 1) // 2)
+    each = min(math.ceil(2 * wanted / max(1, min(holders, 2 * wanted))), wanted)
+    return min(max(each, queued * wanted // all_slots), (queued + 1) // 2)
 
 
 # -- what many farmers must not do all the time ------------------------------------------------------------------------
@@ -144,13 +185,21 @@ def idle_pause(looks: int, farmers: int) -> float:
     return min(1.0, 0.005 * max(1, farmers) * 1.5 ** min(looks, 30))
 
 
-def asks(looks: int, farmers: int, chance: float) -> bool:
+def look_every_s(*, farmers: int, ahead_s: float, left_s: float) -> float:
+    """Return how often a farmer looks at the log that has work for `ahead_s` seconds; 1 to MOST_LOOK_S seconds.
+
+    What nobody has is enough for all for `left_s` seconds: so long nobody needs what this one could give back.
+    """
+    return max(1.0, min(MOST_LOOK_S, farmers / LOOKS_PER_S, ahead_s / 2, left_s / 2))
+
+
+def asks(looks: int, farmers: int, chance: float, *, much: bool = False) -> bool:
     """Whether a farmer that has nothing to do after so many looks says so in the log, and what it has done.
 
-    That is an entry each: many farmers, of which nearly all are idle at the end, say it one after the other, by
-    `chance` in [0, 1) at each look.
+    That is an entry each: few farmers wait a moment whether others are about to end, too, unless these hold `much`;
+    many, of which nearly all are idle at the end, say it one after the other, by `chance` in [0, 1) at each look.
     """
-    patient = PATIENT_LOOKS if farmers <= 8 else 1
+    patient = PATIENT_LOOKS if farmers <= 8 and not much else HASTY_LOOKS - 1
     return looks > patient and chance * farmers < ENDING_ENTRIES_PER_S
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from .model import Task
+from .words import plural
 
 _Item = TypeVar("_Item")
 
@@ -116,7 +117,7 @@ class Resources:
     def never(self, task: Task) -> str:
         """Return why `task` can never run here, or the empty string."""
         if task.cpus > self.slots:
-            return f"needs {task.cpus} cpus; this farmer has {self.slots} slots"
+            return f"needs {task.cpus} cpus; this farmer has {plural(self.slots, 'slot')}"
         if self.memory_bytes is not None and task.memory_bytes > self.memory_bytes:
             return f"needs {task.memory_bytes} bytes of memory; this farmer has {self.memory_bytes}"
         if task.gpus > len(self.gpus):

@@ -218,7 +218,7 @@ class Keeper:
             running=running,
             waiting=len(live) - running + submitted,
             submitted=submitted,
-            wait_s=max(wait_s, min(MOST_S, later - self.clock())),
+            wait_s=min(MOST_S, max(wait_s, later - self.clock())),
             notes=tuple(notes),
         )
 

@@ -39,12 +39,12 @@ def recall(pilots: Pilots, ledger: Ledger, mode: Mode, tell: Callable[[], object
     pilots.turns.end_all()
     queue = pilots.look()
     pilots.revoke(queue)
+    ledger.refresh()
+    farmers = joined(ledger.state)
     tell()
     live = [pilot for pilot in queue.pilots if not pilot.is_over]
     running = [pilot for pilot in live if pilot.kind == "pilots" and pilot.status.state is JobState.RUNNING]
-    if mode != "waiting":  # who joins from now on was not told
-        ledger.refresh()
-        farmers = joined(ledger.state)
+    if mode != "waiting":  # who joined later was not told
         running = [pilot for pilot in running if any(farmer.alive for farmer in farmers.get(pilot.link, ()))]
     ended = [pilot for pilot in live if pilot not in running]
     problems = queue.problems + pilots.cancel(ended)

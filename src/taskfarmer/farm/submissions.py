@@ -5,7 +5,7 @@
     jobs/NAME/answer.json     what became of it: the job ids, a refusal, or that nobody knows
     jobs/NAME/revoked         jobs that start from now on do nothing (`batch.script`)
     jobs/NAME/results/N       what element N left behind (`farm.executors.element`)
-    jobs/NAME/seen            elements whose end is in the ledger
+    jobs/NAME/seen/ID         elements that nobody needs to attach to: their end is in the ledger (`farm.executors.left`)
     jobs/NAME/out.N           what the job itself said
     jobs/NAME/ends.json       pilots: how each ended, once all have; then nobody asks the system for them any more
 
@@ -45,8 +45,10 @@ Kind = Literal["pilots", "tasks", "keeper"]
 """Farmers, elements that are tasks (`farm.executors.batch`), or the job that keeps pilots coming (`farm.keeping`)."""
 VERSION = 1
 SETTLED_S = 60.0
-"""How long after a request whose answer is not known the queue is believed to be without it: as long as a call may
-take (`batch.calls.LIMIT_S`)."""
+"""How long after a request that nobody answered its command may still be on its way: as long as a call may take
+(`batch.calls.LIMIT_S`). Then the queue is believed to be without it."""
+UNSURE_S = 10.0
+"""The same where the command has ended, and only its answer cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,16 @@ class Submissions:
             self._disk.put(f"{request.submission.directory}/answer.json", text.encode())
         return replace(request, outcome=outcome)
 
+    def refreshed(self, request: Request) -> Request:
+        """Return a request with what is known by now of its outcome.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if not request.is_open:
+            return request
+        return replace(request, outcome=self._outcome(request.submission.directory) or request.outcome)
+
     def settle(self, system: BatchSystem, request: Request, now: float) -> Steps[Request]:
         """Ask the system what became of an open request; return it with its outcome, or as it is: ask again later.
 
@@ -151,7 +163,7 @@ class Submissions:
         name = request.submission.name
         if found := (yield from system.find(name)):
             return self.answered(request, Submitted(_in_order(found, request.submission.count)))
-        if now - request.time < SETTLED_S:
+        if now - request.time < (UNSURE_S if isinstance(request.outcome, Unsure) else SETTLED_S):
             return request
         return (yield from self._given_up(system, request, Refused("it never came to the queue", again=True)))
 
@@ -224,13 +236,15 @@ class Submissions:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise WorkdirError(f"{directory}/request.json cannot be read: {error}") from error
+            hint = f"if its jobs are over, remove {directory}"
+            raise WorkdirError(f"{directory}/request.json cannot be read: {error}", hint=hint) from error
         try:
             if value["version"] > VERSION:
                 raise WorkdirError(f"{directory} is of a later taskfarmer", hint="use that one")
             return _loaded(value, directory, self._outcome(directory))
         except (KeyError, TypeError) as error:
-            raise WorkdirError(f"{directory}/request.json is no request: {error!r}") from error
+            hint = f"if its jobs are over, remove {directory}"
+            raise WorkdirError(f"{directory}/request.json is no request: {error!r}", hint=hint) from error
 
     def _outcome(self, directory: Path) -> Outcome | None:
         try:

@@ -54,3 +54,11 @@ class Workdir:
     def log_file(self, task: int, attempt: int) -> str:
         """Where the output of an attempt goes with `--logs files`."""
         return f"{self.logs}/log_{task}" if attempt <= 1 else f"{self.logs}/log_{task}.{attempt}"
+
+
+def find_workdir(path: Path) -> Path:
+    """Return the workdir that is meant: the path itself, or that of the task list with this path."""
+    beside = Path(f"{str(path).rstrip('/')}_workdir")
+    if not Workdir(path).is_farm() and beside.is_dir():
+        return beside
+    return path

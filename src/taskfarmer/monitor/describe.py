@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from ..core.model import Task
 from ..core.state import STATES
+from ..core.words import plural
 from .attempts import AttemptRecord
 from .farmers import FarmerSummary, HostSummary
 from .standing import WORDS, short_ids
@@ -51,10 +52,14 @@ def farm_lines(farm: FarmSummary, *, each_farmer: bool = False) -> Iterator[str]
         resume = f"; `taskfarmer resume {shlex.quote(str(farm.workdir))}` goes on" if left else ""
         yield f"no farmer is at work{resume}"
     yield from _lives(farm) if each_farmer else _hosts(farm)
+    if farm.queue is not None:
+        from .pilots import queue_lines
+
+        yield from queue_lines(farm.queue)
 
 
 def _damage(farm: FarmSummary) -> str:
-    lines = "1 line" if farm.damaged == 1 else f"{farm.damaged} lines"
+    lines = plural(farm.damaged, "line")
     farmers = ", ".join(farmer.id for farmer in farm.farmers if farmer.damaged)
     return f"{lines} of the journals cannot be read (farmer {farmers})"
 
@@ -73,7 +78,7 @@ def _hosts(farm: FarmSummary) -> Iterator[str]:
     head = ["host", "state", "for", "slots", "running", "finished", "failed", "lost", "rate"]
     yield table(without_empty([head, *map(_host_row, shown)]), right=set(range(2, len(head))))
     if len(over) > _MOST_OVER:
-        yield f"and {len(over) - _MOST_OVER} hosts more where nobody is at work any more"
+        yield f"and {plural(len(over) - _MOST_OVER, 'host')} more where nobody is at work any more"
     yield from _explanations(farm)
     yield from _past(farm)
 
@@ -180,8 +185,14 @@ def task_lines(
     tried: list[AttemptRecord],
     logs: list[Path],
     standings: Mapping[str, str] = MappingProxyType({}),
+    notes: Mapping[int, str] = MappingProxyType({}),
+    jobs: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Yield what `show` prints of one task; `logs`: the files with its output, `standings`: of farmers, by id."""
+    """Yield what `show` prints of one task.
+
+    `logs`: the files with its output, `standings`: of farmers, by id; `notes`: what else is known of attempts;
+    `jobs`: the batch jobs that were submitted for it.
+    """
     yield f"task {id}: {state}"
     facts = [["text", task.text], ["name", task.name or ""], ["directory", task.cwd or ""]]
     if task.command is not None and task.command != task.text:
@@ -204,9 +215,12 @@ def task_lines(
     if task.after:
         facts.append(["after", ", ".join(map(str, task.after))])
     facts += [["output", str(path)] for path in logs]
+    facts += [["job", job] for job in jobs]
     yield table([["", key, printable(value)] for key, value in facts if value])
     for attempt in tried:
         yield from attempt_lines(attempt, standings.get(attempt.farmer, ""))
+        if note := notes.get(attempt.attempt):
+            yield f"    {printable(note)}"
     if state == "failed" and (given_up := lost_too_often(tried)):
         yield f"  {given_up}; `taskfarmer retry` gives it another chance"
 
@@ -214,7 +228,9 @@ def task_lines(
 def attempt_lines(attempt: AttemptRecord, standing: str = "") -> Iterator[str]:
     """Yield what is known of an attempt; `standing`: of its farmer, now."""
     counts = ", counted" if attempt.counted else ""
-    lost = " with its farmer" if attempt.ending == "lost" else ""
+    lost = (
+        (" with its batch job" if attempt.reason == "lost" else " with its farmer") if attempt.ending == "lost" else ""
+    )
     yield f"  attempt {attempt.attempt}: {printable(attempt.how())}{lost}{counts}"
     where = f"{attempt.host or 'unknown host'}, farmer {attempt.farmer}, slot {attempt.slot}"
     if standing and attempt.ending == "running" and standing != "alive":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,13 @@ from pathlib import Path
 from ..errors import InputError
 from ..farm.ledger import Ledger
 from ..farm.output.packs import read_attempt
+from .attempts import AttemptRecord
 
 _CHUNK = 1 << 20
+_TAIL = 1 << 13
+_OURS = "taskfarmer: "
+_MAYBE_NOT_STARTED = (125, 126, 127, 255)
+"""What containers and shells end with that could not start a task; so may a task that was started."""
 _POLL_S = 0.3
 
 
@@ -37,6 +43,26 @@ def output(ledger: Ledger, task: int, attempt: int, skip: int = 0) -> Iterator[b
     except FileNotFoundError:
         farmers = [farmer.id for farmer in ledger.state.farmers]
         yield from read_attempt(ledger.workdir, farmers, task, attempt, skip)
+
+
+def why_not_started(ledger: Ledger, attempt: AttemptRecord) -> str:
+    """Return what taskfarmer itself says, at the end of a failed attempt's output, of why it was not started; or ""."""
+    if attempt.reason != "nostart" and attempt.status not in _MAYBE_NOT_STARTED:
+        return ""
+    try:
+        skip = max(0, os.stat(ledger.workdir.log_file(attempt.task, attempt.attempt)).st_size - _TAIL)
+    except OSError:  # packed, or nobody kept it
+        skip = 0
+    tail = b""
+    for data in output(ledger, attempt.task, attempt.attempt, skip):
+        tail = (tail + data)[-_TAIL:]
+    before, _, last = tail.decode(errors="replace").rstrip().rpartition("\n")
+    if not last.startswith(_OURS):
+        return ""
+    # Only here: most farms have no containers.
+    from ..runners.warm import message
+
+    return last.removeprefix(_OURS).replace("(see above)", message(before))
 
 
 def follow(ledger: Ledger, task: int, attempt: int | None) -> Iterator[bytes]:

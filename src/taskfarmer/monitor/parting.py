@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..core.state import Farmer
+from ..core.words import plural
 from ..farm.ledger import Ledger
 from .standing import at_work, is_dead, run_of
 
@@ -30,7 +31,8 @@ class Parting:
         if not self.shared:
             return ""
         if left:
-            return f"this farmer was the last one: nobody is at work any more, {left} tasks are left"
+            tasks = f"{plural(left, 'task')} {'is' if left == 1 else 'are'}"
+            return f"this farmer was the last one: nobody is at work any more, {tasks} left"
         return "this farmer was the last one: the farm is done, " + _ended(counts)
 
 

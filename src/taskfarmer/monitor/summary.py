@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.state import STATES
 from ..farm.ledger import Ledger
 from .farmers import FarmerSummary, HostSummary, farmers_of, hosts_of
+
+if TYPE_CHECKING:
+    from .pilots import QueueSummary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FarmSummary:
     """A farm. `rate_per_s`: tasks that ended a second, by what farmers did lately; `left_s`: seconds until
     all are done at that rate, None if it cannot be told. `damaged`: lines of journals that cannot be read. `hosts`: the
-    same farmers, put together. `lease_s`: a farmer that is silent for so long is buried.
+    same farmers, put together. `lease_s`: a farmer that is silent for so long is buried. `queue`: pilots, None where
+    there never were any.
     """
 
     workdir: Path
@@ -28,6 +32,7 @@ class FarmSummary:
     hosts: list[HostSummary]
     lease_s: float
     damaged: int
+    queue: QueueSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values (docs/json.md)."""
@@ -42,6 +47,7 @@ class FarmSummary:
             "lease_s": self.lease_s,
             "hosts": [_rounded(asdict(host)) for host in self.hosts],
             "farmers": [_rounded(asdict(farmer)) for farmer in self.farmers],
+            "queue": None if self.queue is None else self.queue.to_json(),
         }
 
 
@@ -49,8 +55,11 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"rate_per_s": round(values["rate_per_s"], 6)}
 
 
-def summary(ledger: Ledger) -> FarmSummary:
-    """Return how the farm stands; the ledger must have been caught up with (`refresh`, `read_tails`)."""
+def summary(ledger: Ledger, queue: QueueSummary | None = None) -> FarmSummary:
+    """Return how the farm stands; the ledger must have been caught up with (`refresh`, `read_tails`).
+
+    `queue`: how its pilots stand, as far as that was asked.
+    """
     state = ledger.state
     counted = state.counts()
     counts = {name: counted[name] for name in STATES}
@@ -68,4 +77,5 @@ def summary(ledger: Ledger) -> FarmSummary:
         hosts=hosts_of(farmers),
         lease_s=state.lease_s,
         damaged=sum(farmer.damaged for farmer in farmers),
+        queue=queue,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import statistics
 import time
 from collections import Counter
@@ -13,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.ids import parse_ids
+from ..core.words import plural
 from ..monitor.text import duration
 from . import contract
 from .chaos import SKEWS, STRIKES, Ground, Outcome, durations
 from .conductor import Conductor, NotOk, Worker
+from .directory import mount_of
 
 Needed = Literal["yes", "one of two", "no"]
 Verdict = Literal["ok", "slow", "NOT OK", "info"]
@@ -352,10 +352,10 @@ class Suite:
             farms += 1
         self._conductor.keep = self._conductor.keep or bool(total.problems)
         struck = ", ".join(f"{count} {kind}" for kind, count in sorted(strikes.items()))
-        text = f"{farms} farms, {total.tasks} tasks, {lives} farmers in {_span(spent)}, struck by {struck}"
-        text += f": {_held(total)}"
-        text += f"; {total.again} executions again, {total.overlaps} at the same time, {total.late} late,"
-        text += f" {total.buried} farmers buried, {total.silent} of them for silence (lease {lease_s:g} s)"
+        text = f"{plural(farms, 'farm')}, {total.tasks} tasks, {plural(lives, 'farmer')} in {_span(spent)}"
+        text += f", struck by {struck}: {_held(total)}"
+        text += f"; {plural(total.again, 'execution')} again, {total.overlaps} at the same time, {total.late} late,"
+        text += f" {plural(total.buried, 'farmer')} buried, {total.silent} of them for silence (lease {lease_s:g} s)"
         figures = {"seed": chaos.seed, "farms": farms, "strikes": dict(strikes), "lives": lives, "lease_s": lease_s}
         return Check(
             name="chaos", needed="yes", verdict=_verdict(total), text=text,
@@ -399,21 +399,5 @@ def _verdict(found: contract.Findings) -> Verdict:
 
 def file_system(directory: Path) -> str:
     """Return the type and source of the file system that a directory is on, as the kernel names them."""
-    path, best = str(directory.resolve()), ("", "", "")
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        words, _, rest = line.partition(" - ")
-        mount = _unescaped(words.split()[4])
-        inside = mount in ("/", path) or path.startswith(f"{mount}{os.sep}")
-        if inside and len(mount) >= len(best[0]):
-            kind, source = rest.split()[:2]
-            best = mount, kind, _unescaped(source)
-    return f"{best[1]} ({best[2]})" if best[0] else ""
-
-
-def _unescaped(word: str) -> str:
-    r"""Return a word of `mountinfo`, in which blanks and the like are written as `\040`."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
+    mount = mount_of(directory)
+    return f"{mount.kind} ({mount.source})" if mount is not None else ""

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..core.records import Ended
 from ..core.state import FINISHED, Farmer, State
+from ..core.words import plural
 from ..farm.journal import read_tail
 from ..farm.ledger import Ledger
 from .meeting import names
@@ -141,7 +142,7 @@ class _Examiner:
         if counts != {"finished": total}:
             self._say(f"not all {total} tasks are finished: {counts}")
         if damaged := sum(self._ledger.damaged.values()):
-            self._say(f"{damaged} lines of journals cannot be read")
+            self._say(f"{plural(damaged, 'line')} of journals cannot be read")
 
     def _span_s(self, executions: list[Execution]) -> float:
         spans: dict[Any, tuple[float, float]] = {}
@@ -180,7 +181,7 @@ class _Examiner:
         attempts = Counter(e.attempt for e in executions if not self._silent(e))
         for attempt, count in attempts.items():
             if count > 1:
-                self._say(f"task {task}: attempt {attempt} began {count} times: {executions}")
+                self._say(f"task {task}: attempt {attempt} began {plural(count, 'time')}: {executions}")
 
     def _against_counted(self, other: Execution, counted: Execution) -> None:
         after = self._same_clock(other, counted) and counted.end is not None and other.begin > counted.end + ROUNDING_S

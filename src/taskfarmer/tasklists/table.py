@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from taskfarmer.core.model import Task
+from taskfarmer.core.words import plural
 from taskfarmer.errors import InputError
 from taskfarmer.tasklists.lines import NUL_MESSAGE, open_text
 from taskfarmer.tasklists.records import task_of
@@ -72,7 +73,7 @@ class TableTaskList:
             if not any(row):
                 continue  # an empty line, or one of nothing but separators
             if len(row) != len(names):
-                message = f"{len(row)} values for {len(names)} columns"
+                message = f"{plural(len(row), 'value')} for {plural(len(names), 'column')}"
                 if len(row) < len(names):
                     message += f": no value for {names[len(row)]!r}"
                 raise InputError(message, file=self.path, line=rows.line_num, hint="put in what is missing, or quotes")

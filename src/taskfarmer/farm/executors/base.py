@@ -27,7 +27,8 @@ class Exit:
     """The end of an attempt. `status`: exit status 0..255, or minus a signal; times in seconds, memory in KiB.
 
     `reason`: what the executor knows of why: `timeout`, `lost` (its host or its batch job was, it is not the task's
-    fault), `nostart`; empty: it ended by itself, or because it was told to.
+    fault), `nostart`, `ended` (by itself for sure, also if it was to be told to end just then); empty: it ended by
+    itself, or because it was told to.
     """
 
     id: int
@@ -60,7 +61,7 @@ class Executor(Protocol):
     returned stands in the journal when it is called again.
 
     `keeps_time`: it ends attempts at their time-out itself. `trouble`: why no attempt will ever start again, so that
-    the farmer leaves; mostly empty.
+    the farmer leaves when those that run have ended; mostly empty.
     """
 
     keeps_time: bool
@@ -76,11 +77,19 @@ class Executor(Protocol):
             StartError: it was not started; no Exit will come.
         """
 
+    def holds(self, launch: Launch) -> bool:
+        """Whether `start` would attach to what an earlier farmer started of this task, rather than run it again."""
+
     def reap(self) -> Iterable[Exit]:
         """Return the attempts that ended since the last call, without waiting. What they wrote can be read by then."""
 
     def signal(self, id: int, number: int) -> None:
         """Send a signal to all processes of an attempt; one that has ended is forgiven."""
+
+    def let_go(self) -> None:
+        """The farmer leaves, though nobody wishes its attempts to end: those that outlive it are not to be ended by the
+        signals that follow, but left to the next one; they are reported as ended.
+        """
 
     def close(self) -> None:
         """Let go of everything; attempts that run are not waited for."""

@@ -179,6 +179,13 @@ class Processes:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, number)
 
+    def holds(self, launch: Launch) -> bool:
+        """Nothing of an attempt is there before it is started."""
+        return False
+
+    def let_go(self) -> None:
+        """Processes of this machine end with their farmer."""
+
     def close(self) -> None:
         """Close the runner and the output."""
         if isinstance(self._runner, Runner):  # an old class of users may mean something else by it

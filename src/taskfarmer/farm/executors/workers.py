@@ -241,6 +241,13 @@ class Workers:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
 
+    def holds(self, launch: Launch) -> bool:
+        """Nothing of an attempt is there before it is started."""
+        return False
+
+    def let_go(self) -> None:
+        """Processes of this machine end with their farmer."""
+
     def close(self) -> None:
         """Close all channels, at which idle workers end, wait for these, and close the output."""
         for worker in self._workers.values():

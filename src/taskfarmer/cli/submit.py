@@ -1,0 +1,575 @@
+"""`taskfarmer submit`: from a list to a cluster. Pilots are submitted, or kept in the queue until the farm is done."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..config import Config
+from ..core.words import plural
+from ..errors import InputError, Stopped
+from ..farm.disk import disk_for
+from ..farm.ledger import Ledger
+from ..farm.workdir import Workdir
+from .asking import CommandWithWords, json_option, print_json, say
+from .given import Given
+from .joboptions import JOB_OPTIONS, needs_of, walltime
+from .run import defaults, run, session_for
+from .types import MOST_SLOTS, Count, Seconds
+
+if TYPE_CHECKING:
+    from ..batch import BatchSystem
+    from ..farm.keeping import Keep, Keeper, Round
+    from ..farm.pilots import Pilots, Plan
+    from ..farm.submissions import Request
+
+_FARM = (
+    "workdir", "handler", "template", "params", "lease", "retries", "retry_delay", "task_timeout", "max_failures",
+    "halt", "stop_grace", "logs", "pin", "runner",
+)  # fmt: skip
+"""Options of `run` that make a farm; the same here."""
+MOST_JOBS = 100_000
+AGAIN_S = 2.0
+"""Between two questions what became of a submission."""
+PATIENCE_S = 150.0
+"""How long that is asked, and how long another command that submits is waited for."""
+SUCCESSOR_S = 180.0
+"""A keeper in a job submits the next one when its job has so little left."""
+_DOES = {"keep": "keeps", "stop": "ends"}
+
+
+def _time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else walltime(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    from ..tasklists.units import parse_bytes
+
+    try:
+        return None if value is None else parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the command the options of jobs; --requeue means more for pilots."""
+    ours: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option("--batch", "-b", default="auto", show_default=True, metavar="SYSTEM",
+                     help="auto, slurm, htcondor, lsf, pbs, sge or local."),
+        click.option("--jobs", "-j", type=Count(1, MOST_JOBS), metavar="N",
+                     help="See to it that N pilots wait or run; those that are there count."),
+        click.option("--keep", type=Count(1, MOST_JOBS), metavar="N",
+                     help="Keep N pilots in the queue until the farm is done."),
+        click.option("--elastic", is_flag=True, help="With --keep: at most N, and fewer when less work is left."),
+        click.option("--within", callback=_time, metavar="TIME",
+                     help="With --elastic: as many as are needed to be done within this time."),
+        click.option("--as-job", is_flag=True, help="With --keep: as a small job of its own instead of from here."),
+        click.option("--once", is_flag=True, help="With --keep: one round, and leave (for cron)."),
+        click.option("--slots", "-n", type=Count(1, MOST_SLOTS), default=1, show_default=True, metavar="S",
+                     help="CPUs of a pilot: so many tasks run at once in it (on each of its nodes)."),
+        click.option("--memory", callback=_bytes, metavar="SIZE",
+                     help="Memory of a pilot on a node, for all its tasks together, such as 4GB."),
+        click.option("--gpus", type=Count(), default=0, metavar="N", help="GPUs of a pilot on each node."),
+        click.option("--nodes", type=Count(1, MOST_JOBS), default=1, show_default=True, metavar="N",
+                     help="Nodes of a pilot: a farmer on each (Slurm)."),
+        click.option("--requeue/--no-requeue", "requeue", default=None,
+                     help="A pilot that leaves work behind, or loses its node, goes back to the queue by itself."
+                          "  [default: as the site does for lost nodes]"),
+        click.option("--warn", "warn_s", type=Seconds(), metavar="S",
+                     help="A signal so many seconds before the end of a pilot's job; 0: none.  [default: 60, for jobs"
+                          " of 20 minutes or more]"),
+        click.option("--dry-run", is_flag=True, help="Print the script and the command; submit and write nothing."),
+        *JOB_OPTIONS,
+        click.option("--record", hidden=True, metavar="NAME"),
+    ]  # fmt: skip
+    for option in reversed(ours):
+        command = option(command)
+    return command
+
+
+@click.command(cls=CommandWithWords)
+@click.argument("target", required=False, metavar="TASKLIST|WORKDIR")
+@_options
+@json_option
+@click.pass_context
+def submit(ctx: click.Context, /, target: str | None, **_options: Any) -> int:
+    """Submit pilots to a batch system: jobs that are farmers, which empty the farm and leave.
+
+    A TASKLIST is made a farm first, as `run` would; of a WORKDIR the farm is there. What stands behind -- goes to the
+    submitting command as it is.
+
+    \b
+    taskfarmer submit tasks.txt --jobs 20 --slots 8 --time 2h
+    taskfarmer submit tasks.txt_workdir --keep 20 --slots 8 --time 2h -- --qos=debug
+    """
+    return _Submitting(ctx, target).run()
+
+
+# Two options of the same name: what --requeue says of pilots holds.
+submit.params[:] = [
+    *(p for p in submit.params if p.name != "requeue" or "pilot" in (getattr(p, "help", None) or "")),
+    *(p for p in run.params if p.name in _FARM),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Farm:
+    """The farm to be submitted for. `cwd`: where its tasks run."""
+
+    ledger: Ledger
+    cwd: str
+    created: bool
+
+
+class _Submitting:
+    """One call of the command."""
+
+    def __init__(self, ctx: click.Context, target: str | None) -> None:
+        self.given = Given.of(ctx)
+        self.v = self.given.values
+        self.native: list[str] = ctx.meta["taskfarmer.command"] or []
+        self.target = target
+        self.surroundings = Config.read()
+
+    def run(self) -> int:
+        """Do it; return the exit status."""
+        if self.v["record"]:
+            return self._kept_in_job()
+        self._check()
+        plan, system = self._plan()
+        workdir, opened = self._place()
+        self._check_submission(plan, system, workdir)
+        if self.v["dry_run"]:
+            return self._dry(plan, system, workdir)
+        farm = opened()
+        with _told() as told:
+            if self.v["keep"] is None:
+                return self._jobs(farm, plan, system)
+            keep = self._keep(plan)
+            return self._as_job(farm, keep, system) if self.v["as_job"] else self._keep_here(farm, keep, told)
+
+    # -- what is asked for
+
+    def _check(self) -> None:
+        v = self.v
+        if self.target is None and v["template"] is None:
+            raise click.UsageError("name a TASKLIST or a WORKDIR, or give --command with --param")
+        if (v["jobs"] is None) == (v["keep"] is None):
+            raise click.UsageError("say how many pilots: --jobs N, or --keep N to have N until the farm is done")
+        for name in ("elastic", "as_job", "once"):
+            if v[name] and v["keep"] is None:
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --keep N")
+        if v["within"] and not v["elastic"]:
+            raise click.UsageError("--within goes with --elastic")
+        if v["once"] and v["as_job"]:
+            raise click.UsageError("--once and --as-job: choose one")
+
+    def _plan(self) -> tuple[Plan, BatchSystem]:
+        from ..batch import choose
+        from ..farm.pilots import Plan
+
+        v = self.v
+        needs = needs_of(v, self.native, memory_bytes=v["memory"])
+        needs = replace(needs, cpus=v["slots"], gpus=v["gpus"], nodes=v["nodes"], warn_s=v["warn_s"])
+        system = choose(v["batch"], self.surroundings.environ)
+        batch = v["batch"] if "." in v["batch"] else system.name
+        return Plan(batch=batch, slots=v["slots"], needs=needs, requeue=bool(v["requeue"])), system
+
+    def _keep(self, plan: Plan) -> Keep:
+        from ..farm.keeping import Keep
+
+        return Keep(plan=plan, number=self.v["keep"], elastic=self.v["elastic"], within_s=self.v["within"])
+
+    def _place(self) -> tuple[Workdir, Callable[[], _Farm]]:
+        """Return the workdir, and what finds or makes the farm in it."""
+        from ..farm import farmer
+
+        path = None if self.target is None else Path(self.target)
+        if path is not None and Workdir(path).is_farm():
+            if said := sorted(self.given.explicit & set(_FARM)):
+                raise click.UsageError(
+                    f"--{said[0].replace('_', '-')} is for making a farm, and {self.target} is one already"
+                )
+            found = path
+
+            def opened() -> _Farm:
+                return self._of(Ledger.open(found, disk_for(self.surroundings.fault)), created=False)
+
+            return Workdir(path), opened
+        if path is not None and not path.exists():
+            raise InputError(f"{self.target}: there is no such list or workdir", hint="name a task list, or a workdir")
+        if path is not None and path.is_dir() and self.v["handler"] == defaults()["handler"]:
+            raise InputError(f"{self.target} is no farm", hint="name a task list, or a workdir that `taskfarmer` made")
+        chosen = {name: self.v[name] for name in _FARM}
+        given = Given({**defaults(), **chosen}, self.given.explicit & set(_FARM))
+        session = session_for(self.target, given, self.surroundings)
+
+        def made() -> _Farm:
+            opened, _ = session.open()
+            farmer.build_runner(farmer.config_of(opened.ledger))
+            for note in opened.notes:
+                print(f"taskfarmer: {note}", file=sys.stderr)
+            return self._of(opened.ledger, created=opened.created)
+
+        return Workdir(session.workdir), made
+
+    def _of(self, ledger: Ledger, *, created: bool) -> _Farm:
+        from ..farm import farmer
+
+        ledger.read_tails()
+        return _Farm(ledger, farmer.config_of(ledger).cwd, created)
+
+    def _check_submission(self, plan: Plan, system: BatchSystem, workdir: Workdir) -> None:
+        """Have the system say what it cannot do before anything is written."""
+        from ..farm.pilots import submission_of
+
+        system.files(submission_of(workdir, plan, system, 1, str(self.surroundings.cwd)))
+
+    # -- what is done
+
+    def _dry(self, plan: Plan, system: BatchSystem, workdir: Workdir) -> int:
+        from ..farm import farmer
+        from ..farm.pilots import submission_of
+
+        count, cwd = self.v["jobs"] or self.v["keep"], str(self.surroundings.cwd)
+        if workdir.is_farm():
+            cwd = farmer.config_of(Ledger.open(workdir.path, disk_for(""))).cwd
+        submission = submission_of(workdir, plan, system, count, cwd)
+        files, command = system.files(submission), system.command(submission)
+        if self.v["as_json"]:
+            print_json(
+                "submit", workdir=str(workdir.path), system=plan.batch, dry_run=True, jobs=count,
+                directory=str(submission.directory), argv=list(command), files=files,
+            )  # fmt: skip
+            return 0
+        for name, text in files.items():
+            say(f"# {submission.directory}/{name}")
+            say(text.rstrip("\n"))
+            say()
+        say(f"# in {submission.directory}, which would be made for it:")
+        say(shlex.join(command))
+        return 0
+
+    def _pilots(self, farm: _Farm) -> Pilots:
+        from ..farm.pilots import Pilots
+
+        return Pilots(farm.ledger, self.surroundings.environ)
+
+    def _jobs(self, farm: _Farm, plan: Plan, system: BatchSystem) -> int:
+        wanted = self.v["jobs"]
+        _refuse_finished(farm.ledger)
+        pilots = self._pilots(farm)
+        with _turn(pilots, "submit", patience_s=PATIENCE_S):
+            made, live = _see_to(pilots, farm, plan, wanted, system.title)
+        if self.v["as_json"]:
+            self._tell_json(farm, plan, made, live)
+        else:
+            _tell(farm, system, made, live, wanted)
+        return 0
+
+    def _tell_json(self, farm: _Farm, plan: Plan, made: list[Request], live: int) -> None:
+        counts = farm.ledger.state.counts()
+        print_json(
+            "submit", workdir=str(farm.ledger.workdir.path), system=plan.batch, dry_run=False, pilots=live,
+            submitted=[{"submission": r.submission.name, "jobs": list(r.jobs)} for r in made],
+            left=counts["toprocess"] + counts["running"],
+        )  # fmt: skip
+
+    # -- keeping
+
+    def _keep_here(self, farm: _Farm, keep: Keep, told: _Signals) -> int:
+        from ..farm.keeping import Keeper
+
+        pilots = self._pilots(farm)
+        with _turn(pilots, "keep", patience_s=5.0):
+            keeper = Keeper(pilots, farm.ledger, keep, farm.cwd)
+            try:
+                return self._rounds(keeper, told, lambda: False)
+            except KeyboardInterrupt:
+                live = len(pilots.look(settle=False).live())
+                print(
+                    f"taskfarmer: pilots are kept no longer; {plural(live, 'pilot')} stay in the queue"
+                    f" (to end them: taskfarmer stop {_quoted(farm.ledger)})", file=sys.stderr,
+                )  # fmt: skip
+                return 130
+
+    def _rounds(self, keeper: Keeper, told: _Signals, succeed: Callable[[], bool]) -> int:
+        """Do rounds until the farm is done, somebody takes over, or `succeed` says that a successor is there."""
+        from ..farm.farmer import WORK_LEFT, result_of
+
+        pilots, shown = keeper.pilots, ""
+        while True:
+            found = keeper.round()
+            shown = self._show(found, shown)
+            if found.done or self.v["once"]:
+                if self.v["as_json"]:
+                    self._tell_round(keeper, found)
+                return result_of(keeper.ledger).exit_status if found.done else 0
+            until = time.monotonic() + found.wait_s
+            while True:
+                if told.ended:
+                    return WORK_LEFT
+                if succeed():
+                    return WORK_LEFT
+                if not pilots.turns.holds():
+                    print("taskfarmer: pilots are kept no longer: somebody else saw to it", file=sys.stderr)
+                    return WORK_LEFT
+                rest = until - time.monotonic()
+                if rest <= 0:
+                    break
+                told.wait(min(rest, 2.0))
+
+    def _tell_round(self, keeper: Keeper, found: Round) -> None:
+        print_json(
+            "submit", workdir=str(keeper.ledger.workdir.path), system=keeper.keep.plan.batch, dry_run=False,
+            pilots=found.running + found.waiting, submitted=found.submitted, left=found.left,
+        )  # fmt: skip
+
+    def _show(self, found: Round, shown: str) -> str:
+        """Say what changed."""
+        for note in found.notes:
+            print(f"taskfarmer: {note}", file=sys.stderr)
+        if self.v["as_json"]:
+            return ""
+        text = "the farm is done" if found.done else (
+            f"{found.left} tasks left; {plural(found.running + found.waiting, 'pilot')}: {found.running} running,"
+            f" {found.waiting} waiting" + (f", {found.submitted} of them new" if found.submitted else "")
+        )  # fmt: skip
+        if text != shown:
+            say(f"{time.strftime('%H:%M:%S')} {text}")
+            sys.stdout.flush()
+        return text
+
+    def _as_job(self, farm: _Farm, keep: Keep, system: BatchSystem) -> int:
+        from ..batch import Submitted
+        from ..farm.keeping import keeper_submission
+
+        _refuse_finished(farm.ledger)
+        pilots = self._pilots(farm)
+        with _turn(pilots, "submit", patience_s=5.0):
+            queue = pilots.look()
+            there = [pilot for pilot in queue.pilots if pilot.kind == "keeper" and not pilot.is_over]
+            if there or queue.open:
+                raise InputError(
+                    f"job {there[0].job if there else 'of unknown id'} keeps pilots for this farm already",
+                    hint=f"end it first: taskfarmer stop {_quoted(farm.ledger)}",
+                )
+            submission, own = keeper_submission(pilots.workdir, keep, farm.cwd)
+            request = pilots.submit(own, submission, "keeper", keep=keep.to_json())
+        if not isinstance(request.outcome, Submitted):
+            raise _unsubmitted(request, system.title, farm)
+        if self.v["as_json"]:
+            self._tell_json(farm, keep.plan, [request], len(queue.live()))
+        else:
+            say(f"job {request.jobs[0]} of {system.title} keeps {plural(keep.number, 'pilot')} in the queue")
+            _tell_how(farm)
+        return 0
+
+    def _kept_in_job(self) -> int:
+        """Be the keeper in a job: what to keep stands in the record of its submission."""
+        from ..batch.script import REVOKED
+        from ..farm.allocation import Allocation, source_of
+        from ..farm.keeping import Keep, Keeper, keeper_submission
+
+        _, opened = self._place()
+        farm = opened()
+        pilots = self._pilots(farm)
+        request = pilots.submissions.read(self.v["record"])
+        if request is None:
+            raise InputError(f"--record {self.v['record']}: there is no such submission")
+        keep = Keep.from_json(dict(request.extra["keep"]))
+        revoked = request.submission.directory / REVOKED
+        environ = self.surroundings.environ
+        allocation = Allocation(source_of(environ), environ)
+
+        def succeed() -> bool:
+            left_s = allocation.left_s(time.monotonic(), time.time())
+            if revoked.exists():
+                return True
+            if left_s > SUCCESSOR_S and not told.warned:
+                return False
+            submission, own = keeper_submission(pilots.workdir, keep, farm.cwd)
+            pilots.submit(own, submission, "keeper", keep=keep.to_json())
+            return True
+
+        with _told() as told:
+            while not revoked.exists():
+                try:
+                    with _turn(pilots, "keep", patience_s=600.0):
+                        return self._rounds(Keeper(pilots, farm.ledger, keep, farm.cwd), told, succeed)
+                except InputError as error:  # the one before has not left yet
+                    print(f"taskfarmer: {error}", file=sys.stderr)
+                if told.ended:
+                    break
+        return 3
+
+
+class _Signals:
+    """What signals have said: `ended` by SIGTERM, `warned` by SIGUSR1 that the job's end is near."""
+
+    def __init__(self) -> None:
+        self.ended = self.warned = False
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        """Note a signal."""
+        self.ended |= number == signal.SIGTERM
+        self.warned |= number == signal.SIGUSR1
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most until something was heard."""
+        until = time.monotonic() + seconds
+        while not (self.ended or self.warned) and (rest := until - time.monotonic()) > 0:
+            time.sleep(min(rest, 0.2))
+
+
+@contextmanager
+def _told() -> Iterator[_Signals]:
+    """Listen to signals; a command that is on its way is waited for."""
+    told = _Signals()
+    before = {number: signal.signal(number, told.hear) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _turn(pilots: Pilots, what: str, *, patience_s: float) -> Iterator[None]:
+    """Have the turn to submit for so long.
+
+    Raises:
+        InputError: somebody else has it, and keeps it.
+    """
+    deadline = time.monotonic() + patience_s
+    said = False
+    while (holder := pilots.turns.take(what)) is not None:
+        if holder.what == "keep" and what != "keep":
+            raise InputError(
+                f"{holder.who} keeps pilots for this farm",
+                hint=f"end that first (taskfarmer stop {shlex.quote(str(pilots.workdir.path))} ends the pilots, too)",
+            )
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{holder.who} submits pilots for this farm",
+                hint="wait for it; one that died is passed over in a while",
+            )
+        if not said:
+            said = True
+            does = _DOES.get(holder.what, "submits")
+            print(f"taskfarmer: waiting for {holder.who}, which {does} pilots for this farm", file=sys.stderr)
+        time.sleep(0.5)
+    pilots.turn_taken = True
+    try:
+        yield
+    finally:
+        pilots.turn_taken = False
+        pilots.turns.leave()
+
+
+def _see_to(pilots: Pilots, farm: _Farm, plan: Plan, wanted: int, title: str) -> tuple[list[Request], int]:
+    """Submit what is missing of so many pilots; return what was submitted, and how many there are now.
+
+    Raises:
+        InputError: refused for good.
+        Stopped: nobody can say how it stands.
+    """
+    from ..batch import Refused, Submitted
+    from ..farm.pilots import missing, useful
+
+    made: list[Request] = []
+    deadline = time.monotonic() + PATIENCE_S
+    said = ""
+    while True:
+        queue = pilots.look()
+        if queue.problems:
+            raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
+        if not queue.open:
+            count = missing(wanted, queue, useful(farm.ledger.state, plan))
+            refused = None
+            for request in pilots.submit_pilots(plan, count, farm.cwd):
+                if isinstance(request.outcome, Submitted):
+                    made.append(request)
+                elif isinstance(request.outcome, Refused):
+                    refused = request
+            if refused is not None:
+                raise _unsubmitted(refused, title, farm, made)
+            queue = pilots.look() if count else queue
+            if not queue.open:
+                return made, len(queue.live())
+        if time.monotonic() > deadline:
+            raise Stopped(
+                f"it is not known what became of the submission {queue.open[0].submission.name}",
+                hint="run the same command again in a while: nothing is submitted twice",
+            )
+        names = ", ".join(request.submission.name for request in queue.open)
+        if names != said:
+            said = names
+            print(f"taskfarmer: waiting until it is known what became of the submission {names}", file=sys.stderr)
+        time.sleep(AGAIN_S)
+
+
+def _unsubmitted(request: Request, title: str, farm: _Farm, made: list[Request] | None = None) -> Exception:
+    """Return the error that says why nothing, or no more, was submitted."""
+    from ..batch import Refused
+
+    outcome = request.outcome
+    where = f"the farm is in {farm.ledger.workdir.path}"
+    if not isinstance(outcome, Refused):
+        why = outcome.why if outcome is not None and hasattr(outcome, "why") else "no answer"
+        return Stopped(f"it is not known whether {title} took the job: {why}", hint="run the same command again")
+    if outcome.again or made:
+        done = f"{sum(r.submission.count for r in made)} pilots were submitted; " if made else ""
+        return Stopped(f"{done}{title} takes no more now: {outcome.why}", hint="run the same command again, or --keep")
+    return InputError(f"{title} refuses the pilots: {outcome.why}", hint=f"nothing was submitted; {where}")
+
+
+def _refuse_finished(ledger: Ledger) -> None:
+    """Refuse jobs for a farm where nothing is left.
+
+    Raises:
+        InputError: so it is.
+    """
+    counts = ledger.state.counts()
+    if not counts["toprocess"] + counts["running"]:
+        raise InputError(
+            f"nothing is left to do in {ledger.workdir.path}",
+            hint="`taskfarmer retry` has failed tasks done again, `taskfarmer add` adds more",
+        )
+
+
+def _tell(farm: _Farm, system: BatchSystem, made: list[Request], live: int, wanted: int) -> None:
+    new = sum(request.submission.count for request in made)
+    for request in made:
+        first, last = request.jobs[0], request.jobs[-1]
+        ids = first if len(request.jobs) == 1 else f"{first} to {last}"
+        what = plural(request.submission.count, "pilot")
+        say(f"submitted {what} to {system.title}: {ids} ({request.submission.name})")
+    if not made:
+        say(f"nothing was submitted: {plural(live, 'pilot')} wait or run already")
+    elif live > new:
+        say(f"with those that were there, {live} wait or run")
+    if live < wanted:
+        say(f"there is no work for {wanted} of them")
+    _tell_how(farm)
+
+
+def _tell_how(farm: _Farm) -> None:
+    say(f"how it stands: taskfarmer status {_quoted(farm.ledger)}")
+
+
+def _quoted(ledger: Ledger) -> str:
+    return shlex.quote(str(ledger.workdir.path))
