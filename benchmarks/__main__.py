@@ -14,7 +14,7 @@ def main() -> int:
     return int(any(codes))
 
 
-SCRIPTS = ("latency.py", "peers.py", "scale.py", "farmers.py", "simulate.py")
+SCRIPTS = ("latency.py", "peers.py", "scale.py", "farmers.py", "simulate.py", "polling.py")
 
 if __name__ == "__main__":
     sys.exit(main())

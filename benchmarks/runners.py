@@ -1,13 +1,19 @@
-"""Measure what the runners of containers add to the bare command of the container program, with images of yours.
+"""Measure what the runners of containers cost a task, with images of yours.
 
     python benchmarks/runners.py --apptainer /images/x.sif --podman localhost/mini:1 --docker mini:1
 
-Each round starts one empty task by each way in turn: the same options, without taskfarmer's shell and leash, and with.
-The difference of the medians is what the runner adds. The target is at most 5 ms.
+First, what a runner adds to the bare command of the container program: each round starts one empty task by each way in
+turn, with the same options, without taskfarmer's shell, leash and mount, and with. The difference of the medians is to
+be at most 5 ms.
+
+Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
+(`reuse = slot`). Each round runs a farm with one task and a farm with many; the difference, a task, is what counts, so
+that neither the start of the farmer nor that of the kept container is in it. A kept one may take 3 times a plain task.
 """
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,11 +23,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.common import arguments, rounds, show
+from benchmarks.common import arguments, rounds, scratch, show, taskfarmer, timed
 from taskfarmer.core.model import Task
 from taskfarmer.runners import ApptainerRunner, DockerRunner, Job, PodmanRunner, Runner
 
 TARGET_MS = 5.0
+TARGET_TIMES = 3.0
+COLD, WARM = 10, 300
+"""Tasks of a farm whose containers are each a task's own, and of the others."""
 CLASSES: dict[str, Callable[[str], Runner]] = {
     "apptainer": ApptainerRunner,
     "docker": DockerRunner,
@@ -33,22 +42,23 @@ def main() -> int:
     """Run the benchmark; 1 if a target was missed."""
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=20, metavar="N")
+    parser.add_argument("--line", default="true", metavar="TASK", help="the task of the farms (default: true)")
     for name in CLASSES:
         parser.add_argument(f"--{name}", metavar="IMAGE")
     options = parser.parse_args()
-    rows = [
-        measured(name, make(getattr(options, name)), options.rounds, options.calm)
-        for name, make in CLASSES.items()
-        if getattr(options, name)
-    ]
-    if not rows:
+    images = {name: image for name in CLASSES if (image := getattr(options, name))}
+    if not images:
         parser.error("no image: say --apptainer, --podman or --docker")
-    show(rows, as_json=options.json)
-    return int(any(row["target"] != "yes" for row in rows))
+    added = [bare_row(name, CLASSES[name](image), options.rounds, options.calm) for name, image in images.items()]
+    show(added, as_json=options.json)
+    with scratch(options.scratch) as place:
+        farms = farm_rows(images, place, options.line, options.rounds, options.calm)
+    show(farms, as_json=options.json)
+    return int(any("missed" in str(row["target"]) for row in (*added, *farms)))
 
 
-def measured(name: str, runner: Runner, count: int, calm: float | None) -> dict[str, object]:
-    """Return the row of a program."""
+def bare_row(name: str, runner: Runner, count: int, calm: float | None) -> dict[str, object]:
+    """Return what a runner adds to its program."""
     runner.check()
     taken = rounds(
         count, {f"{name}, bare": lambda: took(bare(words(runner))), name: lambda: took(words(runner))}, calm=calm
@@ -72,9 +82,12 @@ def words(runner: Runner) -> Sequence[str]:
 
 
 def bare(argv: Sequence[str]) -> Sequence[str]:
-    """Return the client's call alone: neither the shell around it nor the one in the container."""
+    """Return the client's call alone: neither the shell around it, nor the one in the container, nor their mount."""
     inside = len(argv) - 1 - argv[::-1].index("/bin/sh")
-    return [*argv[4:inside], *argv[-3:]]
+    client = list(argv[4:inside])
+    ours = next(i for i, word in enumerate(client) if "/share:" in word)
+    del client[ours - (client[ours - 1] == "--volume") : ours + 1]
+    return [*client, *argv[-3:]]
 
 
 def took(argv: Sequence[str]) -> float:
@@ -82,6 +95,56 @@ def took(argv: Sequence[str]) -> float:
     start = time.perf_counter()
     subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
+
+
+def farm_rows(
+    images: dict[str, str], place: Path, line: str, count: int, calm: float | None
+) -> list[dict[str, object]]:
+    """Return what a task takes in farms: plain, and with each program in a container of its own and in a kept one."""
+    ways: dict[str, tuple[str, int]] = {"plain": ("default", WARM)}
+    sections = []
+    for name, image in images.items():
+        for reuse, tasks in (("no", COLD), ("slot", WARM)):
+            sections.append(
+                f"[{name}-{reuse}]\nRunner = taskfarmer.runners.{CLASSES[name].__name__}\n"
+                f"image = {image}\nreuse = {reuse}\n"
+            )
+            ways[f"{name}, {'kept' if reuse == 'slot' else 'its own'}"] = (f"{name}-{reuse}", tasks)
+    (place / "runners.ini").write_text("".join(sections))
+    taken = rounds(
+        count,
+        {way: lambda way=way: a_task(place, line, *ways[way]) for way in ways},  # type: ignore[misc]
+        calm=calm,
+    )
+    plain = statistics.median(taken["plain"])
+    return [_farm_row(way, times, plain) for way, times in taken.items()]
+
+
+def _farm_row(way: str, times: Sequence[float], plain: float) -> dict[str, object]:
+    median = statistics.median(times)
+    target = "yes" if median <= TARGET_TIMES * plain else f"missed: {TARGET_TIMES:g} times"
+    return {
+        "container": way,
+        "a task, ms": round(1000 * median, 2),
+        "min - max": f"{1000 * min(times):.2f} - {1000 * max(times):.2f}",
+        "times a plain one": round(median / plain, 2),
+        "target": target if way.endswith("kept") else "",
+    }
+
+
+def a_task(place: Path, line: str, runner: str, tasks: int) -> float:
+    """Return the seconds that a task takes in a farm of so many, beyond what a farm of one takes."""
+    alone, many = (farm(place, line, runner, number) for number in (1, tasks))
+    return max(0.0, many - alone) / (tasks - 1)
+
+
+def farm(place: Path, line: str, runner: str, tasks: int) -> float:
+    """Run a farm with one slot, and return the seconds that it took."""
+    tasklist = place / "tasks.txt"
+    tasklist.write_text(f"{line}\n" * tasks)
+    seconds = timed([taskfarmer(), "run", tasklist, "--runner", runner, "-n", "1"], cwd=place)
+    shutil.rmtree(place / "tasks.txt_workdir")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ from taskfarmer.core.resources import Share
 from taskfarmer.definitions import Definition
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.executors import Exit, Launch, StartError
-from taskfarmer.farm.executors.batch import LATE_S, BatchJobs, Jobs
+from taskfarmer.farm.executors.batch import CANCEL_S, LATE_S, BatchJobs
+from taskfarmer.farm.executors.jobs import TEXT_BYTES, Jobs
 from taskfarmer.farm.workdir import Workdir
 
 RUNNER = Definition("runner", "default", "taskfarmer.runners.BasicRunner", {}, "built in", 0)
-JOBS = Jobs(needs=Needs(), runner=RUNNER, cwd="/", logs=True, timeout_s=None, grace_s=2.0)
+JOBS = Jobs(
+    batch="fake", needs=Needs(), runner=RUNNER, workdir="/farm", cwd="/", logs=True, timeout_s=None, grace_s=2.0
+)
 
 
 class Killed(BaseException):
@@ -120,7 +123,7 @@ def test_attempts_of_one_moment_are_one_submission(world: World) -> None:
         world.finish(id, status=id % 3)
     ends = world.turns(40)
     assert sorted((end.id, end.status) for end in ends) == [(id, id % 3) for id in range(100)]
-    assert ends[0] == Exit(ends[0].id, ends[0].status, 1.0, 0.5, 7)
+    assert ends[0] == Exit(ends[0].id, ends[0].status, 1.0, 0.5, 7, "ended")
     assert world.system.asked["poll"] < 10
 
 
@@ -160,7 +163,7 @@ def test_a_job_that_wrote_its_end_before_it_was_lost_has_ended(world: World) -> 
     world.turns(3)
     write_result(world.job(0), 5)
     world.system.lose(world.job(0).id)
-    assert [(end.status, end.reason) for end in world.turns(60)] == [(5, "")]
+    assert [(end.status, end.reason) for end in world.turns(60)] == [(5, "ended")]
 
 
 @pytest.mark.parametrize("status", [0, 1, -9])
@@ -178,7 +181,7 @@ def test_a_result_that_comes_up_late_counts(world: World) -> None:
     world.system.end(world.job(0).id)
     ends = world.turns(LATE_S - 2)
     write_result(world.job(0))
-    assert [(end.status, end.reason) for end in ends + world.turns(60)] == [(0, "")]
+    assert [(end.status, end.reason) for end in ends + world.turns(60)] == [(0, "ended")]
 
 
 def test_a_forgotten_job_is_lost_unless_it_left_its_end(world: World) -> None:
@@ -187,7 +190,7 @@ def test_a_forgotten_job_is_lost_unless_it_left_its_end(world: World) -> None:
     world.turns(3)
     write_result(world.job(1), 3)
     world.system.forget(world.job(0).id, world.job(1).id)
-    assert sorted((end.id, end.status, end.reason) for end in world.turns(60)) == [(0, -9, "lost"), (1, 3, "")]
+    assert sorted((end.id, end.status, end.reason) for end in world.turns(60)) == [(0, -9, "lost"), (1, 3, "ended")]
 
 
 def test_a_requeued_job_goes_on(world: World) -> None:
@@ -374,7 +377,7 @@ def test_random_histories_run_each_task_once_and_leave_nothing_behind(tmp_path: 
             _something_happens(world, rng, excused, troubled=turn < 400)
             for end in world.executor.reap():
                 running.discard(end.id)
-                if not end.reason:
+                if end.reason == "ended":
                     assert end.id not in done
                     done[end.id] = end.status
         except (Killed, StartError):

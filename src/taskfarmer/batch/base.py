@@ -159,7 +159,7 @@ _OF_A_TASK = frozenset("TASKFARMER_TOKEN TASKFARMER_TASK_ID TASKFARMER_ATTEMPT T
 
 
 class BatchSystem(ABC):
-    """A batch system, by the commands that `environ` (the PATH in it) has.
+    """A batch system, by the commands that `environ` (the PATH in it) has; its calls are to be run with that.
 
     Promises that every system keeps, and that the contract suite holds it to:
 

@@ -2,13 +2,14 @@
 
 The unique name is the job's name, or ends it where the user gave one for people.
 
-`qstat` forgets the exit status of a job as soon as it ends, and `qacct`, which reads the accounting file, tells it up to
-15 seconds later by default, where a submitting host sees that file at all; and of a job that was deleted while it waited
-nothing is ever told. So a job that left the queue is `GONE` if there is no record of it: what it left behind must tell.
+`qstat` forgets a job as soon as it ends. How it ended is in the accounting file: `qacct` reads it, where a submitting
+host sees it at all, and up to 15 seconds later by default; of a job that was deleted while it waited it says nothing,
+ever. So a job that left the queue is `GONE` if there is no record of it: what it left behind must tell.
 
-Killed by itself or by `qdel`: the records are the same. So the script runs itself once more as its own child: a job whose
-child was killed ended by itself, one whose script was killed has been ended. Exit statuses 99 (start anew) and 100 (put
-into the error state) mean something to Grid Engine, and are told as 1.
+Killed by itself or by `qdel`: the records are the same. So the script runs itself once more as its own child: a job
+whose child was killed ended by itself, one whose script was killed has been ended. Exit statuses 99 (start anew) and
+100 (put into the error state) mean something to Grid Engine: they are told as 1, but for the 99 of a job that may run
+again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..errors import InputError
 from .base import (
@@ -35,19 +36,27 @@ from .base import (
 )
 from .calls import HUNG, Answer, Call, Steps
 from .script import job_script
-from .words import listed, megabytes, option_words, own_output, safe_name, spans, user_name
+from .words import listed, megabytes, option_words, own_output, refuse, safe_name, spans, user_name
 
-TERSE = re.compile(r"^(\d+)(?:\.1-(\d+):1)?\s*$", re.M)
-REFUSED = re.compile(r"^Unable to (?:run|read)|^qsub: |rejected|denied", re.M)
-SILENT = re.compile(r"commlib|contact qmaster|send message|connection|timeout", re.I)
-LATER = re.compile(r"allowed per user|max_u?_?jobs|job count|try again", re.I)
-FORGIVEN = re.compile(r"does not exist|already in deletion|registered the job|has deleted", re.I)
-NOT_FOUND = re.compile(r"job (?:id|name) .* not found", re.I)
+TERSE = re.compile(r"^(\d+)(?:\.1-(\d+):1)?\s*$", re.MULTILINE)
+REFUSED = re.compile(r"^Unable to (?:run|read)|^qsub: |rejected|denied", re.MULTILINE)
+SILENT = re.compile(r"commlib|contact qmaster|send message|connection|timeout", re.IGNORECASE)
+LATER = re.compile(r"allowed per user|max_u?_?jobs|job count|try again", re.IGNORECASE)
+FORGIVEN = re.compile(r"does not exist|already in deletion|registered the job|has deleted", re.IGNORECASE)
+NOT_FOUND = re.compile(r"job (?:id|name) .* not found", re.IGNORECASE)
 OURS = "*tf????????????"
 """The names of jobs of ours, as a pattern of `qacct`."""
 RESCHEDULED = frozenset({"24", "25"})
 """Kinds of failure (`failed` in the accounting) that are no end: migrated, rescheduled. 100 is a signal, 37 a limit."""
 DEFAULT_ARRAY_SIZE = 75_000
+_WAITS = "it makes qsub wait for the job"
+RESERVED = {
+    "t": "the elements of a submission are an array already",
+    "sync": _WAITS,
+    "now": _WAITS,
+    "verify": "nothing is submitted",
+}
+"""Options that would take jobs out of sight."""
 
 
 class GridEngine(BatchSystem):
@@ -63,7 +72,8 @@ class GridEngine(BatchSystem):
         """Return the script."""
         self.command(submission)  # which refuses what cannot be
         element = '"$SGE_TASK_ID"' if submission.count > 1 else "1"
-        header = [*_as_own_child(_shell(submission)), *own_output(submission, element)]
+        special = "100" if _runs_again(submission) else "99 | 100"
+        header = [*_as_own_child(_shell(submission), special), *own_output(submission, element)]
         return {"job.sh": job_script(submission, header=header, element=element)}
 
     def command(self, submission: Submission) -> tuple[str, ...]:
@@ -133,9 +143,7 @@ class GridEngine(BatchSystem):
         for job in jobs:
             id, _, index = job.partition(".")
             arrays.setdefault(id, []).extend([int(index)] if index else [])
-        words = [
-            f"{id}.{span}" if span else id for id, indices in arrays.items() for span in (spans(indices) or [""])
-        ]
+        words = [f"{id}.{span}" if span else id for id, indices in arrays.items() for span in (spans(indices) or [""])]
         answer = yield Call(argv=("qdel", *words))
         if not answer.ok and (answer.never_ran or not FORGIVEN.search(answer.text + answer.err)):
             raise NoAnswer(answer.trouble)
@@ -162,7 +170,13 @@ def _shell(submission: Submission) -> str:
     return "/bin/bash" if submission.needs.env_script else "/bin/sh"
 
 
-def _as_own_child(shell: str) -> list[str]:
+def _runs_again(submission: Submission) -> bool:
+    needs = submission.needs
+    given = " ".join(needs.native)
+    return "-r n" not in given and (needs.requeue or needs.settings.get("r") in ("y", "yes") or "-r y" in given)
+
+
+def _as_own_child(shell: str, special: str) -> list[str]:
     """Return lines with which a script runs itself as its child."""
     return [
         'if [ "$job_inside" != "$JOB_ID.$SGE_TASK_ID" ]; then',
@@ -171,7 +185,7 @@ def _as_own_child(shell: str) -> list[str]:
         "    export job_inside",
         f'    {shell} "$0"',
         "    status=$?",
-        '    case $status in 99 | 100) status=1 ;; esac',
+        f"    case $status in {special}) status=1 ;; esac",
         "    exit $status",
         "fi",
     ]
@@ -180,11 +194,14 @@ def _as_own_child(shell: str) -> list[str]:
 def _words(submission: Submission) -> list[str]:
     """Return the options of `qsub`; the user's own settings replace ours."""
     needs, asked = submission.needs, {key.lstrip("-"): value for key, value in submission.needs.settings.items()}
+    refuse("Grid Engine", needs, RESERVED)
+    if "-N" in needs.native:
+        raise InputError("Grid Engine: -N cannot be given behind --", hint="--job-name is the name for people")
     title = asked.pop("job_name", None) or asked.pop("N", None) or needs.job_name
     queue = asked.pop("queue", None) or needs.queue
     name = f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
     options: dict[str, Any] = {
-        "V": True, "S": _shell(submission), "j": "y", "o": "/dev/null",
+        "S": _shell(submission), "j": "y", "o": "/dev/null",
         "N": name if name[0].isalpha() else f"j{name}",
     }  # fmt: skip
     if submission.count > 1:
@@ -239,22 +256,20 @@ def _queued(answer: Answer) -> Iterator[dict[str, str]]:
 
     if not answer.ok:
         raise NoAnswer(answer.trouble)
-    parser = ElementTree.XMLPullParser(("start", "end"))
-    root = None
+    parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser(("end",))
+    last = ""
     try:
         for line in answer.lines():
             parser.feed(line + "\n")
-            for event, element in parser.read_events():
-                root = element if root is None else root
-                if event == "end" and element.tag == "job_list":
+            for _, element in cast("Iterable[tuple[str, ElementTree.Element]]", parser.read_events()):
+                last = element.tag
+                if last == "job_list":
                     yield {child.tag: child.text or "" for child in element}
-                    element.clear()
-                elif event == "end" and element.tag in ("queue_info", "job_info"):
                     element.clear()
         parser.close()
     except ElementTree.ParseError as error:
         raise NoAnswer(f"qstat: its answer cannot be read: {error}") from error
-    if root is None or root.tag != "job_info":
+    if last != "job_info":
         raise NoAnswer(f"qstat: its answer cannot be read: {answer.trouble}")
 
 

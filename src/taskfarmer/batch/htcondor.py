@@ -14,6 +14,8 @@ What is known of the answers was seen from HTCondor 23.9 and 25.14:
 * A job that is removed while it runs is in the queue with status 3 for as long as its program takes to end.
 * `allowed_execute_duration` is not enforced by 23.9 for jobs without file transfer; `allowed_job_duration` is. Jobs
   that exceed it are put on hold (46), which for us is *lost*: the description has them removed a little later.
+* `remove_kill_sig`, once set, is sent for holds and evictions as well, in place of `kill_sig`: so we leave it alone,
+  and `condor_rm`, too, sends the signal that warns.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import posixpath
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from typing import Any, ClassVar
@@ -73,6 +76,7 @@ _FACTORY = (
 )  # fmt: skip
 _FOUND = ("ClusterId", "ProcId", "TotalSubmitProcs")
 
+_LOGIN = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ")
 _SPOOLING = 16
 _TIME_IS_UP = (46, 47)
 """HoldReasonCode of a job that exceeded `allowed_job_duration` or `allowed_execute_duration`."""
@@ -87,6 +91,8 @@ _AGAIN = re.compile(
 )
 _NOT_THERE = re.compile(r"(Job|Cluster) \d+(\.\d+)? not found|Couldn't find/remove all jobs .*", re.IGNORECASE)
 _NO_HISTORY = re.compile(r"HISTORY is (unset|not defined)|no history file is defined", re.IGNORECASE)
+_TROUBLE = re.compile(r"failed|error|can't|unable|refused", re.IGNORECASE)
+"""What stands on stderr of a command that found no jobs because it could not look."""
 _DAMAGED = "some of HTCondor's answer cannot be read"
 _OTHER_SCHEDD = ("-name", "-remote", "-pool", "-addr")
 _OTHER_ANSWER = ("-interactive", "-dry-run", "-dump", "-verbose")
@@ -130,7 +136,7 @@ class HTCondor(BatchSystem):
                 element='"$((${1:-0} + 1))"',
                 shared=not submission.needs.transfer_files,
             ),
-            DESCRIPTION: description(submission),
+            DESCRIPTION: description(submission, self.environ),
         }
 
     def command(self, submission: Submission) -> tuple[str, ...]:
@@ -156,9 +162,9 @@ class HTCondor(BatchSystem):
         spooled = []
         queue = _Objects((yield self._ask.queue(constraint(asked)[0], _QUEUE)))
         for ad in queue:
-            job, following = _job(ad), ad.get("JobMaterializeNextProcId")
-            if isinstance(following, int):
-                next_procs[ad["ClusterId"]] = following
+            job, cluster, following = _job(ad), ad.get("ClusterId"), ad.get("JobMaterializeNextProcId")
+            if isinstance(following, int) and isinstance(cluster, int):
+                next_procs[cluster] = following
             if job in asked:
                 asked.remove(job)
                 said[job] = known.in_queue(ad)
@@ -202,7 +208,7 @@ class HTCondor(BatchSystem):
         answer = yield self._ask.factories(_clusters(asked | to_come), _FACTORY)
         try:
             factories = _Objects(answer)
-            by_cluster = {ad.get("ClusterId"): ad for ad in factories}
+            by_cluster = {cluster: ad for ad in factories if isinstance(cluster := ad.get("ClusterId"), int)}
         except NoAnswer as trouble:
             asked |= to_come
             return str(trouble)
@@ -217,10 +223,11 @@ class HTCondor(BatchSystem):
 
     def _fetch(self, jobs: Sequence[JobId], said: dict[JobId, JobStatus]) -> Steps[None]:
         """Fetch the output of jobs that ended and whose files are with the scheduler (`condor_submit -spool`)."""
-        text, _ = constraint(jobs)
-        answer = yield Call(argv=("condor_transfer_data", "-constraint", text))
-        for job in () if answer.ok else jobs:
-            said[job] = JobStatus(JobState.RUNNING, reason=f"its output is not here yet: {answer.trouble}")
+        now, later = jobs[:MOST_TERMS], jobs[MOST_TERMS:]
+        answer = yield Call(argv=("condor_transfer_data", "-constraint", constraint(now)[0]))
+        for job in later if answer.ok else jobs:
+            why = "" if answer.ok else f": {answer.trouble}"
+            said[job] = JobStatus(JobState.RUNNING, reason=f"its output is not here yet{why}")
 
     def cancel(self, jobs: Collection[JobId]) -> Steps[None]:
         """Remove the jobs; of elements that do not exist yet only if the rest of their cluster is among the jobs.
@@ -244,7 +251,10 @@ class HTCondor(BatchSystem):
             self._ask.history(text, _FOUND, 1),
             self._ask.factories(text, _FOUND),
         ):
-            ads = _Objects((yield call))
+            answer = yield call
+            if _NO_HISTORY.search(answer.err):
+                continue
+            ads = _Objects(answer)
             for ad in ads:
                 cluster, total = ad.get("ClusterId"), ad.get("TotalSubmitProcs")
                 if isinstance(cluster, int) and isinstance(total, int):
@@ -369,8 +379,8 @@ def _program(*words: str) -> tuple[str, ...]:
 # -- the submit description --------------------------------------------------------------------------------------------
 
 
-def description(submission: Submission) -> str:
-    """Return the text of the submit description.
+def description(submission: Submission, environ: Mapping[str, str]) -> str:
+    """Return the text of the submit description, in which who submits has `environ`.
 
     Raises:
         InputError: something cannot be said in one, or HTCondor cannot do it.
@@ -379,7 +389,8 @@ def description(submission: Submission) -> str:
     given = {_canonical(key) for key in settings}
     if taken := sorted(given & _OURS.keys()):
         raise InputError(f"the setting {_OURS[taken[0]]} of HTCondor is taskfarmer's own", hint="leave it out")
-    lines = [(key, text) for key, text in _lines(submission) if _canonical(key) not in given]
+    ours = (*_lines(submission), *_login(submission.needs, environ))
+    lines = [(key, text) for key, text in ours if _canonical(key) not in given]
     queue = "queue 1" if submission.count == 1 else f"queue {submission.count}"
     return "\n".join([*(f"{key} = {text}" for key, text in (*lines, *settings.items())), queue, ""])
 
@@ -423,6 +434,14 @@ def _lines(submission: Submission) -> Iterator[tuple[str, str]]:
         yield "transfer_input_files", transfer_list(needs)
 
 
+def _login(needs: Needs, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what a login would set, and many programs look for: HTCondor gives a job nothing of the kind."""
+    found = {name: environ[name] for name in _LOGIN if environ.get(name)}
+    if found and not needs.transfer_files:  # for where the same directories are seen
+        with suppress(InputError):
+            yield "environment", environment(found)
+
+
 def _resources(needs: Needs) -> Iterator[tuple[str, str]]:
     if needs.cpus != 1:
         yield "request_cpus", str(needs.cpus)
@@ -449,7 +468,6 @@ def _time(needs: Needs) -> Iterator[tuple[str, str]]:
         remove.append(" || ".join(f"HoldReasonCode == {code}" for code in _TIME_IS_UP))
     if needs.warn_s is not None:
         yield "kill_sig", "SIGUSR1"
-        yield "remove_kill_sig", "SIGTERM"
         yield "job_max_vacate_time", str(math.ceil(needs.warn_s))
     if needs.requeue is False:
         yield "requirements", "NumJobStarts == 0"
@@ -599,6 +617,8 @@ class _Objects:
         yield from self._read(part)
         if last and not last.endswith("]"):
             raise NoAnswer(f"{self._answer.call.program} gave an answer that is none, or not the whole of it")
+        if not last and _TROUBLE.search(self._answer.err):
+            raise NoAnswer(self._answer.err.strip())
 
     def _read(self, part: Sequence[str]) -> Iterable[dict[str, Any]]:
         if not part:

@@ -5,7 +5,8 @@ Both are a system's dialect, as data by the system's name. A system that is not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -48,27 +49,39 @@ def on_each_node(system: str, nodes: int, cpus: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def back_to_the_queue(command: str, requeueing: Requeueing, *, status: int, least_s: int) -> list[str]:
+def back_to_the_queue(
+    command: str, requeueing: Requeueing, *, status: int, least_s: int, progress: Sequence[str] = ()
+) -> list[str]:
     """Return lines of sh that run a command, and have the job queued once more if it ends with `status`.
 
-    Not when it was cancelled or its submission revoked, and not when it ended by itself within `least_s` seconds:
-    it would do so again and again. Signals to the script are handed on to the command.
+    Not when it was cancelled or its submission revoked; not when it ended by itself within `least_s` seconds, since it
+    would do so again and again; and not when the files `progress` stayed as they were in three starts one after the
+    other. Signals to the script are handed on to the command.
     """
+    seen = f"$(cat {shlex.join(progress)} /dev/null 2>/dev/null | wc -c)"
     return [
-        "began=$(date +%s) warned= ended=",
-        "trap 'warned=1; kill -s USR1 \"$pilot\" 2>/dev/null' USR1",
-        "trap 'warned=1; kill -s USR2 \"$pilot\" 2>/dev/null' USR2",
-        "trap 'ended=1; kill -s TERM \"$pilot\" 2>/dev/null' TERM INT",
+        "began=$(date +%s) warned= ended= heard=",
+        f"seen={seen}",
+        'idle="$TASKFARMER_SUBMISSION/idle.${TASKFARMER_ELEMENT:-1}"',
+        "trap 'heard=1; warned=1; kill -s USR1 \"$pilot\" 2>/dev/null' USR1",
+        "trap 'heard=1; warned=1; kill -s USR2 \"$pilot\" 2>/dev/null' USR2",
+        "trap 'heard=1; ended=1; kill -s TERM \"$pilot\" 2>/dev/null' TERM INT",
         f"{command} &",
         "pilot=$!",
         'wait "$pilot"; status=$?',
-        'while [ "$status" -gt 128 ] && kill -0 "$pilot" 2>/dev/null; do wait "$pilot"; status=$?; done',
-        'if [ -n "$warned" ] && [ "$status" -gt 128 ]; then',
-        f"    status={status}  # the signal came just as it ended: queueing once more costs little",
-        "fi",
+        'while [ -n "$heard" ]; do  # a signal ends the wait, not the pilot',
+        "    heard=",
+        '    wait "$pilot"; again=$?',
+        '    if [ "$again" -ne 127 ]; then status=$again; fi',
+        "done",
         f'if [ "$status" -ne {status} ] || [ -n "$ended" ] || [ -e "$TASKFARMER_SUBMISSION/revoked" ]; then',
         '    exit "$status"',
         "fi",
         f'if [ -z "$warned" ] && [ $(($(date +%s) - began)) -lt {least_s} ]; then exit "$status"; fi',
+        f'if [ "{seen}" != "$seen" ]; then rm -f "$idle"; else echo >>"$idle"; fi',
+        'if [ -e "$idle" ] && [ "$(wc -l <"$idle")" -ge 3 ]; then',
+        '    echo "taskfarmer: nothing came of three starts: is there a task that needs more time than a job has?" >&2',
+        '    exit "$status"',
+        "fi",
         *([requeueing.command, 'exit "$status"'] if requeueing.command else [f"exit {AGAIN}"]),
     ]

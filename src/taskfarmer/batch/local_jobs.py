@@ -102,9 +102,9 @@ def kill_group(pid: int, number: int) -> None:
 
 
 def is_supervised(directory: str) -> bool:
-    """Whether the supervisor of a submission lives."""
-    pid, start, booted = read(f"{directory}/supervisor").split()
-    return booted == boot() and started(int(pid)) == start
+    """Whether the supervisor of a submission lives. A record that a power cut has emptied is nobody's."""
+    words = read(f"{directory}/supervisor").split()
+    return len(words) == 3 and words[2] == boot() and started(int(words[0])) == words[1]
 
 
 def read(path: str) -> str:
@@ -117,11 +117,12 @@ def read(path: str) -> str:
 
 
 def history(directory: str) -> dict[int, list[str]]:
-    """Return the last event of each element that has begun."""
+    """Return the last event of each element that has begun, of lines that are whole."""
     last = {}
     for line in read(f"{directory}/events").splitlines():
         element, *words = line.split(" ", 3)
-        last[int(element)] = words
+        if element.isdecimal() and len(words) > 1:
+            last[int(element)] = words
     return last
 
 
@@ -135,7 +136,7 @@ def poll(spool: str, asked: dict[str, list[int]]) -> Iterator[str]:
             last = history(directory)
             if not lives:
                 bury(directory, last)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             count, lives, last = 0, False, {}
         for element in elements:
             state, *rest = last.get(element, ["queued"]) if 1 <= element <= count else ["gone"]
@@ -149,7 +150,7 @@ def poll(spool: str, asked: dict[str, list[int]]) -> Iterator[str]:
 
 def bury(directory: str, last: dict[int, list[str]]) -> None:
     """End what a supervisor that is gone has left running."""
-    if read(f"{directory}/supervisor").split()[2] != boot():
+    if read(f"{directory}/supervisor").split()[2:] != [boot()]:
         return
     for state, *rest in last.values():
         if state == "started" and started(int(rest[0])) in ("", rest[1]):  # else the pid is somebody else's by now
@@ -172,7 +173,7 @@ def count_of(spool: str, name: str) -> int:
     """Return how many elements a submission has; 0: it was never made."""
     try:
         return int(json.loads(read(f"{spool}/{name}/spec"))["count"])
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return 0
 
 

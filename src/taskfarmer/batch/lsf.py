@@ -34,7 +34,7 @@ from .base import (
 )
 from .calls import HUNG, Answer, Call, Steps
 from .script import job_script
-from .words import batched, megabytes, minutes, option_words, own_output, safe_name, spans
+from .words import batched, megabytes, minutes, option_words, own_output, refuse, safe_name, spans
 
 STATES = {
     "PEND": JobState.QUEUED,
@@ -51,10 +51,16 @@ STATES = {
 OWN_ENDS = frozenset("TERM_EXTERNAL_SIGNAL TERM_MEMLIMIT TERM_SWAP TERM_PROCESSLIMIT TERM_THREADLIMIT".split())
 """Exit reasons that are the job's doing; after all others it is lost."""
 SUBMITTED = re.compile(r"Job <(\d+)> is submitted")
-REFUSED = re.compile(r"not submitted|illegal option|invalid option|requires an argument|^usage", re.I | re.M)
-LATER = re.compile(r"threshold|limit (?:is |has been )?(?:reached|exceeded)|too many (?:jobs|processes)|busy|is down", re.I)
-NO_JOBS = re.compile(r"No (?:unfinished )?job found|is not found|No matching job found", re.I)
-FORGIVEN = re.compile(r"already finished|No matching job|not found|in progress|being terminated|not started", re.I)
+REFUSED = re.compile(
+    r"not submitted|illegal option|invalid option|requires an argument|^usage", re.IGNORECASE | re.MULTILINE
+)
+LATER = re.compile(
+    r"threshold|limit (?:is |has been )?(?:reached|exceeded)|too many (?:jobs|processes)|busy|is down", re.IGNORECASE
+)
+NO_JOBS = re.compile(r"No (?:unfinished )?job found|is not found|No matching job found", re.IGNORECASE)
+FORGIVEN = re.compile(
+    r"already finished|No matching job|not found|in progress|being terminated|not started", re.IGNORECASE
+)
 DEFAULT_ARRAY_SIZE = 1000
 """MAX_JOB_ARRAY_SIZE where the administrator sets none."""
 MOST_WORDS = 300
@@ -65,7 +71,13 @@ MOST_SPANS = 100
 """Ranges of elements in one word."""
 RENAMED = {"queue": "q", "job_slots": "n"}
 """Settings of b2luigi by LSF's names. spec: workflow 4.4"""
-INTERACTIVE = frozenset({"I", "IS", "ISp", "ISs", "Ip", "Is", "K"})
+_WAITS = "it makes bsub wait for the job"
+RESERVED = {
+    "Jd": "the description has our own name for the jobs; --job-name is for people",
+    "K": _WAITS, "I": _WAITS, "Ip": _WAITS, "Is": _WAITS, "IS": _WAITS, "ISp": _WAITS, "ISs": _WAITS,
+    "pack": "it submits other jobs",
+}  # fmt: skip
+"""Options that would take jobs out of sight."""
 FIELDS = "jobid jobindex stat exit_code exit_reason exec_host pend_reason"
 
 
@@ -121,7 +133,7 @@ class Lsf(BatchSystem):
         for record in _answered(answer):
             if record is None:
                 raise NoAnswer("bjobs: a record that cannot be read")
-            names = (record.get("JOB_NAME", "").partition("[")[0], record.get("JOB_DESCRIPTION", ""))
+            names = (str(record.get("JOB_NAME", "")).partition("[")[0], record.get("JOB_DESCRIPTION", ""))
             if name in names and (job := job_id(record)):
                 found[int(job.partition("[")[2].rstrip("]") or 1)] = job
         return dict(sorted(found.items()))
@@ -139,7 +151,11 @@ class Lsf(BatchSystem):
         words = [word for id, indices in arrays.items() for word in _words(id, indices)]
         for some in batched(words, MOST_KILLED):
             answer = yield Call(argv=("bkill", *some))
-            if answer.never_ran or answer.status == HUNG or not (answer.ok or FORGIVEN.search(answer.err + answer.text)):
+            if (
+                answer.never_ran
+                or answer.status == HUNG
+                or not (answer.ok or FORGIVEN.search(answer.err + answer.text))
+            ):
                 raise NoAnswer(answer.trouble)
 
     # -- the site
@@ -171,8 +187,9 @@ def _options(submission: Submission) -> dict[str, Any]:
         if theirs in asked:
             asked[ours] = asked.pop(theirs)
     asked = {key.lstrip("-"): value for key, value in asked.items()}
-    if unfit := sorted(set(asked) & INTERACTIVE):
-        raise InputError(f"LSF: -{unfit[0]} makes bsub wait for the job", hint="leave it out")
+    refuse("LSF", needs, RESERVED)
+    if "-J" in needs.native:
+        raise InputError("LSF: -J cannot be given behind --", hint="--job-name is the name for people")
     title = asked.pop("J", None) or asked.pop("job_name", None) or needs.job_name
     asked.pop("job_name", None)
     options: dict[str, Any] = {"env": "all"}
@@ -237,7 +254,7 @@ def _outcome(answer: Answer, count: int) -> Outcome:
     return Unsure(answer.trouble)
 
 
-def _answered(answer: Answer) -> Iterator[dict[str, str] | None]:
+def _answered(answer: Answer) -> Iterator[dict[str, Any] | None]:
     """Yield the records of an answer of `bjobs -json`; none: there are no such jobs.
 
     Raises:
@@ -255,7 +272,7 @@ def _answered(answer: Answer) -> Iterator[dict[str, str] | None]:
         raise NoAnswer(answer.trouble)
 
 
-def records(lines: Iterable[str]) -> Iterator[dict[str, str] | None]:
+def records(lines: Iterable[str]) -> Iterator[dict[str, Any] | None]:
     """Yield the records of `bjobs -json`, one at a time, and an empty one behind the last; nothing: there is no JSON.
 
     None: a record that cannot be read, or that is missing of those that were announced. Lines before are passed over,
@@ -266,53 +283,61 @@ def records(lines: Iterable[str]) -> Iterator[dict[str, str] | None]:
     """
     decode = json.JSONDecoder(strict=False).raw_decode
     announced = seen = 0
-    waiting: str | None = None  # the text of a record so far; None: before the records
+    inside = False
+    parts: list[str] = []  # of a record whose end has not come
     for line in lines:
-        if waiting is None:
+        if not inside:
             if match := re.search(r'"JOBS"\s*:\s*"?(\d+)', line):
                 announced = int(match[1])
             if '"RECORDS"' not in line:
                 continue
-            waiting, line = "", line.partition('"RECORDS"')[2].partition("[")[2]  # noqa: PLW2901
-        if waiting and line.lstrip().startswith("{"):
+            inside, line = True, line.partition('"RECORDS"')[2].partition("[")[2]  # noqa: PLW2901
+        if parts and "{" in line and line.lstrip().startswith("{"):
             yield None  # the one before has no end
-            waiting = ""
-        waiting = (waiting + line).lstrip(" ,\t")
-        while waiting.startswith("{") and "}" in line:
+            parts.clear()
+        parts.append(line)
+        if parts[0].lstrip(" ,\t").startswith("{") and "}" not in line:
+            continue
+        text = "".join(parts).lstrip(" ,\t")
+        parts.clear()
+        while text.startswith("{"):
             try:
-                record, end = decode(waiting)
+                record, end = decode(text)
             except json.JSONDecodeError:
+                parts.append(text)
                 break
             seen += 1
-            yield {key: str(value) for key, value in record.items()} if record else None
-            waiting = waiting[end:].lstrip(" ,\t")
-        if waiting.startswith("]"):
+            yield record or None
+            text = text[end:].lstrip(" ,\t")
+        if text.startswith("]"):
             if seen < announced:
                 yield None
             yield {}
             return
-        if not waiting.startswith("{"):
-            waiting = ""
-    if waiting is not None:
+    if inside:
         raise NoAnswer("bjobs: its answer ends too early")
 
 
-def job_id(record: dict[str, str]) -> JobId:
+def job_id(record: dict[str, Any]) -> JobId:
     """Return the id of a record: elements of arrays as `7[3]`, whichever way LSF says it."""
     id, index = record.get("JOBID", ""), record.get("JOBINDEX", "0")
-    return JobId(id if "[" in id or index in ("", "0", "-") else f"{id}[{index}]")
+    return JobId(str(id) if index in ("0", "", "-", 0) or "[" in str(id) else f"{id}[{index}]")
 
 
-def status_of(record: dict[str, str]) -> JobStatus:
+def status_of(record: dict[str, Any]) -> JobStatus:
     """Return what a record says."""
-    stat, hosts = record["STAT"], record.get("EXEC_HOST", "").split(":")
-    host = ",".join(dict.fromkeys(name.rpartition("*")[2] for name in hosts))
+
+    def said(field: str) -> str:
+        return " ".join(str(record.get(field, "")).split())
+
+    stat = said("STAT")
+    host = ",".join(dict.fromkeys(name.rpartition("*")[2] for name in said("EXEC_HOST").split(":")))
     state = STATES.get(stat, JobState.UNKNOWN)
     if stat == "DONE":
         return JobStatus(state, 0, host=host)
     if stat == "EXIT":
-        return _exited(record.get("EXIT_CODE", ""), record.get("EXIT_REASON", ""), host)
-    reason = " ".join(record.get("PEND_REASON", "").split()) if state in (JobState.QUEUED, JobState.HELD) else ""
+        return _exited(said("EXIT_CODE"), said("EXIT_REASON"), host)
+    reason = said("PEND_REASON") if state in (JobState.QUEUED, JobState.HELD) else ""
     if state is JobState.UNKNOWN or (state is JobState.HELD and not reason):
         reason = stat
     return JobStatus(state, reason=reason, host=host)

@@ -1,7 +1,7 @@
 """PBS Professional and OpenPBS: `qsub -J`, `qstat -x -t -f`, `qdel`. (Torque is another system, whose `-x` is XML.)
 
-Answers are read as text and not as JSON: OpenPBS has versions whose JSON has the first only of several jobs that were
-asked for (openpbs issue 2672), or is none when a variable of a job has odd characters; and text can be read line by line.
+Answers are read as text and not as JSON: versions of OpenPBS tell as JSON the first only of several jobs (openpbs issue
+2672), or what is no JSON where a variable of a job has odd characters; and text can be read line by line.
 
 The unique name is the job's name, or ends it where the user gave one for people. Jobs that ended are known where the
 site keeps a history (`job_history_enable`), for two weeks by default, and `GONE` at once where it does not.
@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, ClassVar
 
+from ..errors import InputError
 from .base import (
     GONE,
     BatchSystem,
@@ -29,7 +30,7 @@ from .base import (
 )
 from .calls import HUNG, Answer, Call, Steps
 from .script import job_script
-from .words import clock, listed, megabytes, option_words, own_output, safe_name, spans, user_name
+from .words import clock, listed, megabytes, option_words, own_output, refuse, safe_name, spans, user_name
 
 STATES = {
     "Q": JobState.QUEUED,
@@ -50,11 +51,21 @@ TERMINATED = "91"
 OVER_MEMORY = frozenset({-26, -27})
 """Exit_status of a job that was killed for its (virtual) memory; other negative ones are PBS's own doing."""
 ID = re.compile(r"(\d+)(\[\d*\])?(\.\S+)?")
-UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.I)
-REFUSED = re.compile(r"^qsub: |usage: qsub", re.M)
-SILENT = re.compile(r"cannot connect|No Permission|time[d ]?out|Connection|communication|End of File|errno", re.I)
-LATER = re.compile(r"would exceed|Maximum number|limit of jobs|busy|try again", re.I)
+UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.IGNORECASE)
+REFUSED = re.compile(r"^qsub: |usage: qsub", re.MULTILINE)
+SILENT = re.compile(
+    r"cannot connect|No Permission|time[d ]?out|Connection|communication|End of File|errno", re.IGNORECASE
+)
+LATER = re.compile(r"would exceed|Maximum number|limit of jobs|busy|try again", re.IGNORECASE)
 DEFAULT_ARRAY_SIZE = 10_000
+_WAITS = "it makes qsub wait for the job"
+RESERVED = {
+    "J": "the elements of a submission are an array already",
+    "I": _WAITS,
+    "X": _WAITS,
+    "z": "it hides the job's id",
+}
+"""Options that would take jobs out of sight."""
 
 
 class Pbs(BatchSystem):
@@ -68,6 +79,7 @@ class Pbs(BatchSystem):
 
     def files(self, submission: Submission) -> dict[str, str]:
         """Return the script."""
+        self.command(submission)  # which refuses what cannot be
         element = '"$PBS_ARRAY_INDEX"' if submission.count > 1 else "1"
         return {"job.sh": job_script(submission, header=own_output(submission, element), element=element)}
 
@@ -134,7 +146,9 @@ class Pbs(BatchSystem):
         for job in jobs:
             arrays.setdefault(re.sub(r"\[\d+\]", "[]", job), []).append(_index(job))
         words = [
-            id.replace("[]", f"[{span}]") for id, indices in arrays.items() for span in (spans(indices) if "[]" in id else [""])
+            id.replace("[]", f"[{span}]")
+            for id, indices in arrays.items()
+            for span in (spans(indices) if "[]" in id else [""])
         ]
         answer = yield Call(argv=("qdel", *words))
         if not answer.ok and (answer.never_ran or answer.status == HUNG or not UNKNOWN.search(answer.err)):
@@ -161,11 +175,14 @@ class Pbs(BatchSystem):
 def _options(submission: Submission) -> dict[str, Any]:
     """Return the options of `qsub` by letter. Settings of one letter are options, longer ones resources (`-l`)."""
     needs, asked = submission.needs, dict(submission.needs.settings)
+    refuse("PBS", needs, RESERVED)
+    if "-N" in needs.native:
+        raise InputError("PBS: -N cannot be given behind --", hint="--job-name is the name for people")
     title = asked.pop("job_name", None) or asked.pop("N", None) or needs.job_name
     queue = asked.pop("queue", None) or needs.queue
     name = f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
     options: dict[str, Any] = {
-        "V": True, "S": "/bin/bash" if needs.env_script else "/bin/sh", "j": "oe", "o": "/dev/null",
+        "S": "/bin/bash" if needs.env_script else "/bin/sh", "j": "oe", "o": "/dev/null",
         "N": name.lstrip("."),
     }  # fmt: skip
     if submission.count > 1:

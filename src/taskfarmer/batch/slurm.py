@@ -99,6 +99,9 @@ _IN_DOUBT = ("timed out", "Zero Bytes", "Connection reset", "Unexpected message"
 """Words after which the controller may have taken the job: the message went out and the answer did not come in."""
 _FORGIVEN = (_UNKNOWN_ID, "already completing or completed", "Job/step already")
 
+_MISLEADING = re.compile("SQUEUE_|SACCT_|SCANCEL_|SBATCH_(ARRAY_INX|WAIT|CLUSTERS)$")
+"""`SQUEUE_PARTITION`, say, would have all jobs elsewhere look as if they were gone."""
+
 _SHORT = {
     "A": "account", "C": "constraint", "D": "chdir", "J": "job-name", "M": "clusters", "N": "nodes", "a": "array",
     "c": "cpus-per-task", "d": "dependency", "e": "error", "n": "ntasks", "o": "output", "p": "partition",
@@ -124,21 +127,29 @@ _PREAMBLE = (
 
 
 class Slurm(BatchSystem):
-    """Slurm, by its commands."""
+    """Slurm, by its commands. Variables that would change what these say, or whom they speak of, are kept from them."""
 
     name: ClassVar[str] = "slurm"
     title: ClassVar[str] = "Slurm"
     programs: ClassVar[tuple[str, ...]] = ("sbatch", "squeue", "scancel", "scontrol")
 
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(environ)
+        self.environ = {name: value for name, value in self.environ.items() if not _MISLEADING.match(name)}
+        self.environ["SLURM_BITSTR_LEN"] = "0"  # or long rests of arrays end in dots
+
     def files(self, submission: Submission) -> dict[str, str]:
-        """Return the script, with the options in `#SBATCH` lines."""
+        """Return the script, with the settings in `#SBATCH` lines."""
         check(submission)
         element = "${SLURM_ARRAY_TASK_ID}" if submission.count > 1 else "1"
         header = [*directives(submission.needs), *_PREAMBLE]
         return {SCRIPT: job_script(submission, header=header, element=element)}
 
     def command(self, submission: Submission) -> tuple[str, ...]:
-        """Return `sbatch` with what tells this submission from others; the rest is in the script."""
+        """Return `sbatch` with all that taskfarmer asks for; settings are lines of the script.
+
+        On the command line, since variables of the user's or the site's (`SBATCH_ACCOUNT`) go above the script.
+        """
         settings = canonical(submission.needs.settings)
         words = ["sbatch", "--parsable", *naming(submission, settings)]
         if "output" not in settings:
@@ -146,7 +157,7 @@ class Slurm(BatchSystem):
         if submission.count > 1:
             rest = f"%{submission.at_most}" if submission.at_most else ""
             words.append(f"--array=1-{submission.count}{rest}")
-        return (*words, *submission.needs.native, SCRIPT)
+        return (*words, *wanted(submission.needs), *submission.needs.native, SCRIPT)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Call `sbatch`."""
@@ -159,7 +170,7 @@ class Slurm(BatchSystem):
             return {}
         arrays = {job.partition("_")[0] for job in jobs}
         which = ("-j", ",".join(sorted(arrays))) if len(arrays) <= MOST_IDS else ()
-        answer = yield Call(argv=("squeue", "--me", "-h", "-r", "-t", "all", "-O", _POLL, *which))
+        answer = yield Call(argv=("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _POLL, *which))
         said, clear = read(answered(answer), jobs, from_squeue)
         departed = [job for job in jobs if job not in said]
         if departed and clear:
@@ -196,7 +207,7 @@ class Slurm(BatchSystem):
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
         """Look for the name among the user's jobs: as job name, in the comment, or as working directory."""
-        answer = answered((yield Call(argv=("squeue", "--me", "-h", "-r", "-t", "all", "-O", _FIND))))
+        answer = answered((yield Call(argv=("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _FIND))))
         if found := named(answer, name):
             return found
         fields = "--format=JobID,JobName,Comment,WorkDir"
@@ -274,18 +285,25 @@ def output_pattern(submission: Submission) -> str:
 
 
 def directives(needs: Needs) -> list[str]:
-    """Return the `#SBATCH` lines: what is needed, then the settings, which replace what they contradict."""
-    settings = canonical(needs.settings)
-    replaced = set(settings).union(*(group for group in _TOGETHER if group & set(settings)))
-    options = {key: value for key, value in wanted(needs).items() if key not in replaced} | settings
+    """Return the `#SBATCH` lines: what is always wanted, and the settings, which are Slurm's own words.
+
+    `--export=NONE`: the environment of a login on the node, and not that of whoever submits.
+    """
+    options = {"export": "NONE", "open-mode": "append"} | canonical(needs.settings)
     return [directive(key, value) for key, value in options.items() if key not in _NAMES and value is not False]
 
 
-def wanted(needs: Needs) -> dict[str, Any]:
+def wanted(needs: Needs) -> list[str]:
+    """Return the options for what a job needs, without those that the settings replace."""
+    given = set(canonical(needs.settings))
+    replaced = given.union(*(group for group in _TOGETHER if group & given))
+    options = ((key, value) for key, value in options_of(needs).items() if key not in replaced)
+    return [f"--{key}" if value is True else f"--{key}={value}" for key, value in options]
+
+
+def options_of(needs: Needs) -> dict[str, Any]:
     """Return the options that ask for what a job needs; True: without a value."""
     options: dict[str, Any] = {
-        "export": "NONE",  # the environment of a login on the node; not that of whoever submits
-        "open-mode": "append",
         "partition": needs.queue or None,
         "account": needs.account or None,
         "time": minutes(needs.time_s),

@@ -1,4 +1,4 @@
-"""What several schedulers want to be told in the same words: times, sizes, ranges of indices, options by their names."""
+"""What several schedulers are told in the same words: times, sizes, ranges of indices, options by their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from .base import Submission
+from ..errors import InputError
+from .base import Needs, Submission
 
 
 def user_name() -> str:
@@ -84,6 +85,17 @@ def listed(value: Any) -> list[str | None]:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [str(item) for item in value]
     return [str(value)]
+
+
+def refuse(title: str, needs: Needs, reserved: Mapping[str, str]) -> None:
+    """Refuse options that would take jobs out of sight; `reserved` has the hint by the option's name, without dash.
+
+    Raises:
+        InputError: there is one among the settings or the native words.
+    """
+    for name, hint in reserved.items():
+        if f"-{name}" in needs.native or name in {key.lstrip("-") for key in needs.settings}:
+            raise InputError(f"{title}: -{name} cannot be given", hint=hint)
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
