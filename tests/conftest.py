@@ -20,6 +20,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("tests.farms")
 
 from tests.farms import farm, farmers, lone  # noqa: E402 - it must come after what is said about it
+from tests.testbed.containers import apptainer, docker, engine, image_root, podman  # noqa: E402
 from tests.testbed.fixtures import condor, redis, slurm, slurm_with_accounting  # noqa: E402
 
-__all__ = ["condor", "farm", "farmers", "lone", "redis", "slurm", "slurm_with_accounting"]
+__all__ = [
+    "apptainer",
+    "condor",
+    "docker",
+    "engine",
+    "farm",
+    "farmers",
+    "image_root",
+    "lone",
+    "podman",
+    "redis",
+    "slurm",
+    "slurm_with_accounting",
+]

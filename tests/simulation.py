@@ -22,7 +22,7 @@ from pathlib import Path
 from selectors import BaseSelector
 from typing import Any
 
-from taskfarmer.core.entries import Bury, Entry, Join, Leave, Take
+from taskfarmer.core.entries import Bury, Entry, Join, Leave, Snapshot, Take
 from taskfarmer.core.ids import parse_ids
 from taskfarmer.core.model import encode_text
 from taskfarmer.core.plan import Attempt
@@ -294,6 +294,10 @@ def _place(path: str) -> str:
     return path.rsplit("/", 2)[-2]
 
 
+TOLD = 8
+"""Entries that one has with it: of some 300 bytes, in 3,000."""
+
+
 class SharedLog(Log):
     """The log, each entry parsed once for all; names that others made stay hidden for a while."""
 
@@ -318,6 +322,16 @@ class SharedLog(Log):
         self._mine = max(self._mine, number)
         self._simulated.count("read", "log", self._shared.file_system.look_s)
         return entries[number - 1][1]
+
+    def back_from(self, last: int) -> Iterator[tuple[int, Entry]]:
+        told = 0
+        for number in range(last, 0, -1):
+            known = self._shared.forgotten <= number <= len(self._shared.trace.entries)
+            entry = self._shared.trace.entries[number - 1][1] if told and known else None
+            if entry is None or isinstance(entry.body, Snapshot):
+                entry, told = self.read(number), TOLD + 1
+            told -= 1
+            yield number, entry
 
     def forget_before(self, number: int) -> None:
         self._shared.forgotten = max(self._shared.forgotten, number)
@@ -379,6 +393,13 @@ class FakeTasks:
         self._ends = [(end if task != id else self._world.time, task) for end, task in self._ends]
         heapq.heapify(self._ends)
         self._killed[id] = -number
+
+    def holds(self, launch: Launch) -> bool:
+        """Nothing outlives a farmer."""
+        return False
+
+    def let_go(self) -> None:
+        """The same."""
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -39,19 +39,15 @@ from taskfarmer.batch import (
 )
 from taskfarmer.batch import htcondor as module
 from taskfarmer.batch.calls import HUNG, run_call
-from taskfarmer.batch.htcondor import (
-    HTCondorBindings,
-    HTCondorCommands,
-    constraint,
-    description,
-    environment,
-    outcome,
-)
+from taskfarmer.batch.condor_description import description, environment
+from taskfarmer.batch.htcondor import HTCondorBindings, HTCondorCommands, constraint, outcome
 from taskfarmer.errors import InputError
 from tests.batch_contract import NAP, BatchSystemContract, Site
 from tests.testbed.htcondor import HTCondor
 from tests.testbed.needs import lacking
 from tests.testbed.service import processes_of
+
+pytestmark = pytest.mark.timeout(300)
 
 NEVER = {"requirements": "false"}
 """What no machine fulfils, so that a job waits."""
@@ -338,17 +334,21 @@ def test_a_scheduler_that_hangs_leaves_a_submission_in_doubt_which_its_name_ends
 
 def test_the_bindings_are_used_where_they_are_installed(condor: HTCondor, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"PATH": os.environ["PATH"], "CONDOR_CONFIG": condor.env["CONDOR_CONFIG"]}
-    submission = Submission(name="tf0", directory=Path("/x"), body="", cwd="/", output="/x/1")
+    submission = submission_of()
     monkeypatch.setattr(module, "find_spec", lambda _: object())
+    monkeypatch.setattr(module, "_CONFIGURATIONS", ())
     assert "taskfarmer.batch.condor_calls" in choose("htcondor", environ).command(submission)
     native = replace(submission, needs=Needs(native=["-maxjobs", "3"]))
     assert choose("htcondor", environ).command(native) == ("condor_submit", "-terse", "-maxjobs", "3", "job.submit")
+    without = {**condor.env, "CONDOR_CONFIG": ""}
+    assert choose("htcondor", without).command(submission)[0] == "condor_submit"
+    with pytest.raises(InputError, match="CONDOR_CONFIG"):
+        HTCondorBindings(without)
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match="condor_submit"):
-        choose("htcondor", environ)
-    assert choose("htcondor", {**environ, **condor.env}).command(submission)[0] == "condor_submit"
-    with pytest.raises(InputError, match="pip install htcondor"):
-        HTCondorBindings(environ)
+    assert choose("htcondor", condor.env).command(submission)[0] == "condor_submit"
+    for name, message in (("htcondor", "condor_submit"), ("taskfarmer.batch.htcondor.HTCondorBindings", "pip install")):
+        with pytest.raises(InputError, match=message):
+            choose(name, environ)
 
 
 # -- descriptions
@@ -643,6 +643,7 @@ def test_elements_that_do_not_exist_yet(factory: dict[str, Any] | None, state: J
      Submitted((JobId("42.0"), JobId("42.1"), JobId("42.2")))),
     (0, "42.0 - 42.1\n", "", Unsure), (0, "42.0 - 42.2\n43.0 - 43.2\n", "", Unsure), (0, "1 job(s)", "", Unsure),
     (1, "", "\nERROR: Executable file /x does not exist\n", Refused("ERROR: Executable file /x does not exist")),
+    (1, "", "ERROR: Executable file /spool/connect does not exist", Refused),
     (1, "", "\nERROR: Can't find address of local schedd\n", Refused),
     (1, "", "ERROR: Failed to commit job submission into the queue.", Unsure),
     (1, "42.0 - 42.2\n", "ERROR: Failed to spool job files.", Unsure), (44, "", "ERROR: x", Unsure),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
 
-from taskfarmer.batch import Needs, NoAnswer, Refused
+from taskfarmer.batch import GONE, JobId, JobStatus, Needs, NoAnswer, Refused, Steps, at_once
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob
 from taskfarmer.batch.script import REVOKED
 from taskfarmer.core.model import Task
@@ -19,8 +19,10 @@ from taskfarmer.definitions import Definition
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.executors import Exit, Launch, StartError
 from taskfarmer.farm.executors.batch import CANCEL_S, LATE_S, BatchJobs
+from taskfarmer.farm.executors.beside import BesideJobs
 from taskfarmer.farm.executors.jobs import TEXT_BYTES, Jobs
 from taskfarmer.farm.workdir import Workdir
+from tests.explorer import Runs
 
 RUNNER = Definition("runner", "default", "taskfarmer.runners.BasicRunner", {}, "built in", 0)
 JOBS = Jobs(
@@ -347,6 +349,210 @@ def test_a_disk_that_takes_no_request_submits_nothing(world: World) -> None:
     assert world.ran == {0: 1}
 
 
+def test_who_succeeded_before_it_was_told_to_end_has_ended(world: World) -> None:
+    """Its end is the task's own, whatever the farmer wished meanwhile (see `Plan.ended`)."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.executor.signal(0, 15)
+    world.finish(0)
+    assert [(end.status, end.reason) for end in world.turns(60)] == [(0, "ended")]
+
+
+def test_a_farmer_that_only_leaves_lets_its_jobs_go_on(world: World) -> None:
+    for id in range(3):
+        world.executor.start(launch(id))
+    world.turns(3)
+    world.executor.start(launch(3))  # not submitted yet
+    world.executor.let_go()
+    for id in range(4):
+        world.executor.signal(id, 15)
+    assert sorted(end.id for end in world.executor.reap()) == [0, 1, 2, 3]
+    world.executor.close()
+    assert "3 jobs left in the queue" in world.said[-1]
+    assert world.system.asked["cancel"] == 0
+    world.executor = world.farmer()
+    for id in range(4):
+        world.executor.start(launch(id, attempt=2))
+    world.turns(3)
+    for id in range(4):
+        world.finish(id)
+    assert len(world.turns(60)) == 4
+    assert world.ran == dict.fromkeys(range(4), 1)
+
+
+def test_jobs_that_cannot_be_cancelled_are_left_and_the_next_farmer_attaches(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.misbehave("cancel", NoAnswer("scancel did not answer"), times=1000)
+    world.executor.signal(0, 15)
+    assert not world.turns(CANCEL_S - 5)
+    assert [(end.id, end.status) for end in world.turns(20)] == [(0, -15)]
+    world.executor.close()
+    assert "1 job left in the queue" in world.said[-1]
+    world.executor = world.farmer()
+    world.executor.start(launch(0, attempt=2))
+    world.turns(3)
+    world.finish(0)
+    assert [end.status for end in world.turns(60)] == [0]
+    assert world.ran == {0: 1}
+
+
+def test_a_job_that_may_come_again_is_cancelled_before_it_is_called_lost(world: World) -> None:
+    """Else its task could run twice at once; and a farmer that leaves now would leave it in the queue."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.misbehave("cancel", NoAnswer("scancel did not answer"), times=2)
+    world.system.lose(world.job(0).id, "NODE_FAIL")
+    ends = world.turns(60)
+    assert [(end.id, end.reason) for end in ends] == [(0, "lost")]
+    assert world.system.asked["cancel"] == 3
+
+
+class Slow(Fake):
+    """It does not tell of a job before `now` is this."""
+
+    tells_at = 20.0
+
+    def poll(self, jobs: Collection[JobId]) -> Steps[dict[JobId, JobStatus]]:
+        """Know them, or do not yet."""
+        if self.now < self.tells_at:
+            return (yield from at_once(dict.fromkeys(jobs, GONE)))
+        return (yield from super().poll(jobs))
+
+
+def test_a_job_so_new_that_the_scheduler_does_not_tell_of_it_is_not_lost(tmp_path: Path) -> None:
+    world = World(tmp_path / "farm", Slow())
+    world.executor.start(launch(0))
+    assert not world.turns(40)
+    world.finish(0)
+    assert [end.status for end in world.turns(60)] == [0]
+    assert world.ran == {0: 1}
+
+
+def test_a_job_that_the_scheduler_never_tells_of_is_lost_in_the_end(tmp_path: Path) -> None:
+    system = Slow()
+    system.tells_at = float("inf")
+    world = World(tmp_path / "farm", system)
+    world.executor.start(launch(0))
+    assert [end.reason for end in world.turns(120)] == ["lost"]
+
+
+def test_an_end_that_another_farmer_took_in_meanwhile_is_not_taken_again(world: World) -> None:
+    for id in (0, 1):
+        world.executor.start(launch(id))
+    world.turns(3)
+    first, second = world.executor, world.farmer()
+    world.finish(0)
+    second.start(launch(0, attempt=2))  # it looks at what was submitted now
+    world.finish(1, 3)
+    world.turns(5)  # the first takes in both
+    assert world.executor is first
+    world.executor = second
+    second.start(launch(1, attempt=2))
+    world.turns(5)
+    assert world.ran[1] == 2
+
+
+def test_what_was_taken_in_is_noted_as_soon_as_the_disk_takes_it(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    seen = world.job(0).submission.directory / "seen"
+    seen.write_text("in the way")
+    world.finish(0, 1)
+    assert [end.status for end in world.turns(5)] == [1]
+    world.executor.start(launch(0, attempt=2))
+    world.turns(3)
+    assert world.ran == {0: 2}, "this farmer knows it without a disk"
+    seen.unlink()
+    world.finish(0, 1)
+    world.turns(5)
+    assert world.farmer().holds(launch(0, attempt=3)) is False
+    assert len(list(seen.iterdir())) == 1
+
+
+def test_a_result_counts_also_if_its_submission_is_said_to_be_none(world: World) -> None:
+    """It was heard although the scheduler never said so, and forgot it after its end."""
+    world.system.misbehave("submit", UNSURE_AND_SUBMITTED)
+    world.system.misbehave("find", NoAnswer("squeue hung"), times=4)
+    world.executor.start(launch(0))
+    world.turns(3)
+    job = world.job(0)
+    world.executor = world.farmer()
+    world.executor._next_look = float("inf")
+    world.executor.start(launch(0, attempt=2))
+    world.executor._next_look = float("inf")
+    world.now += 200
+    write_result(job)
+    world.system.forget(job.id)
+    assert [(end.status, end.reason) for end in world.turns(100)] == [(0, "ended")]
+    assert world.ran == {0: 1}
+
+
+def test_a_job_of_another_batch_system_is_not_asked_for_in_this_one(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+
+    class Other(Fake):
+        name = "other"
+        title = "Other"
+
+    world.system = Other()
+    world.executor = world.farmer()
+    with pytest.raises(StartError, match=r"fake job 1\.1: go on with --batch fake --one-job-per-task") as error:
+        world.executor.start(launch(0, attempt=2))
+    assert error.value.retryable
+    assert world.executor.trouble
+    assert not world.system.asked["poll"]
+
+
+def test_an_ordinary_farmer_does_not_run_what_a_job_may_be_running(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    inner = Recorder()
+    ordinary = BesideJobs(inner, world.workdir, Disk())
+    ordinary.start(launch(1))
+    ordinary.start(launch(2, attempt=2))
+    with pytest.raises(StartError, match=r"task 0 may still be running as fake job 1\.1"):
+        ordinary.start(launch(0, attempt=2))
+    assert "--batch fake --one-job-per-task" in ordinary.trouble
+    assert inner.started == [1, 2]
+    world.finish(0, 1)
+    world.turns(5)
+    later = BesideJobs(inner, world.workdir, Disk())
+    later.start(launch(0, attempt=2))
+    assert inner.started == [1, 2, 0]
+
+
+class Recorder(Runs):
+    """An executor that notes what it was to start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[int] = []
+
+    def start(self, launch: Launch) -> None:
+        """Note it."""
+        self.started.append(launch.id)
+
+
+def test_long_texts_are_few_in_a_submission(world: World) -> None:
+    """Each of its elements reads all of them."""
+    for id in range(6):
+        world.executor.start(launch(id, task=Task(text="x" * (TEXT_BYTES // 3))))
+    world.turns(10)
+    assert sorted(Counter(job.submission.name for job in world.system.jobs.values()).values()) == [3, 3]
+
+
+def test_a_request_that_cannot_be_read_says_what_to_do(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    (world.job(0).submission.directory / "request.json").write_text("{")
+    world.executor = world.farmer()
+    with pytest.raises(StartError, match=r"request.json cannot be read.*if its jobs are over, remove") as error:
+        world.executor.start(launch(0, attempt=2))
+    assert error.value.retryable
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_histories_run_each_task_once_and_leave_nothing_behind(tmp_path: Path, seed: int) -> None:
     """Farmers are killed at any operation, schedulers misbehave, jobs end, are lost, held, requeued and forgotten.
@@ -363,6 +569,7 @@ def test_random_histories_run_each_task_once_and_leave_nothing_behind(tmp_path: 
     running: set[int] = set()
     world.executor = world.farmer(rng.randrange(1, 40))
     deaths = 0
+    leaves = False
     for turn in range(4000):
         if len(done) == tasks:
             break
@@ -375,12 +582,25 @@ def test_random_histories_run_each_task_once_and_leave_nothing_behind(tmp_path: 
             world.now += 0.5
             world.system.advance(0.5)
             _something_happens(world, rng, excused, troubled=turn < 400)
+            if running and turn < 400 and rng.random() < 0.02:  # a task is to end, and is given out again
+                id = rng.choice(sorted(running))
+                excused[id] += 1
+                world.executor.signal(id, 15)
+            if turn < 400 and rng.random() < 0.01:
+                world.executor.let_go()
+                for id in running:
+                    world.executor.signal(id, 9)
+                leaves = True
             for end in world.executor.reap():
                 running.discard(end.id)
                 if end.reason == "ended":
                     assert end.id not in done
                     done[end.id] = end.status
+            if leaves:
+                assert not running
+                raise Killed
         except (Killed, StartError):
+            leaves = False
             running.clear()
             deaths += 1
             world.executor = world.farmer(rng.randrange(1, 60) if deaths < 30 and rng.random() < 0.7 else 0)

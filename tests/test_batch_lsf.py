@@ -178,6 +178,10 @@ def test_an_option_that_is_given_several_times() -> None:
     assert [words[at + 1] for at, word in enumerate(words) if word == "-R"] == ["select[mem>1]", "span[hosts=1]"]
 
 
+def test_variables_that_would_hide_the_job() -> None:
+    assert Lsf({"BSUB_QUIET": "1", "BSUB_BLOCK": "Y", "LSF_ENVDIR": "/etc/lsf"}).environ == {"LSF_ENVDIR": "/etc/lsf"}
+
+
 def test_arrays() -> None:
     assert options(count=10)["-J"] == "tf0123456789ab[1-10]"
     assert options(count=10, at_most=3)["-J"] == "tf0123456789ab[1-10]%3"
@@ -464,6 +468,38 @@ def site(tmp_path: Path) -> Iterator[LsfSite]:
     made = LsfSite(tmp_path)
     yield made
     made.close()
+
+
+def said(site: LsfSite, *words: str, stdin: str = "") -> tuple[int, str, str]:
+    """Return the exit status, the output and the error output of a command of the stand-in."""
+    answer = run_call(Call(argv=words, stdin=stdin.encode(), cwd=str(site.shared)), site.environ)
+    return answer.status, answer.text, answer.err
+
+
+def test_the_stand_in_says_what_lsf_says(site: LsfSite) -> None:
+    """Texts and statuses that were seen or are documented; the head of dialect.py says which."""
+    assert said(site, "bjobs") == (0, "", "No unfinished job found\n")
+    assert said(site, "bjobs", "99999") == (255, "", "Job <99999> is not found\n")
+    assert said(site, "bkill", "99999") == (255, "", "Job <99999>: No matching job found\n")
+    assert said(site, "bsub", "-q", "nope", "true") == (255, "", "nope: No such queue. Job not submitted.\n")
+    assert said(site, "bsub") == (255, "", "No command is specified. Job not submitted.\n")
+    site.turn(hosts={})
+    assert said(site, "bsub", "sleep", "60") == (0, "Job <1> is submitted to default queue <normal>.\n", "")
+    script = "#BSUB -J a-long-name[1-3]%2\n#BSUB -q short\nsleep 60\n"
+    assert said(site, "bsub", stdin=script) == (0, "Job <2> is submitted to queue <short>.\n", "")
+    assert said(site, "bkill", "-s", "USR1", "1") == (255, "", "Job <1>: Job has not started yet\n")
+    assert said(site, "bkill", "2[2]") == (0, "Job <2[2]> is being terminated\n", "")
+    assert said(site, "bkill", "2[2]") == (255, "", "Job <2[2]>: Job has already finished\n")
+    table = said(site, "bjobs")[1].splitlines()
+    assert table[0] == "JOBID   USER    STAT  QUEUE      FROM_HOST   EXEC_HOST   JOB_NAME   SUBMIT_TIME"
+    assert [line.split()[5] for line in table[2:]] == ["*g-name[1]", "*g-name[3]"]
+    columns = "jobid jobindex stat exec_host delimiter='^'"
+    assert said(site, "bjobs", "-noheader", "-o", columns, "2[1]")[1] == "2^1^PEND^-\n"
+    assert said(site, "bjobs", "-json", "-noheader", "-o", "jobid")[0] == 255
+    assert said(site, "bjobs", "-bogus")[0] == 255
+    site.turn(hosts={"node1": 4})
+    site.until(lambda: " RUN " in said(site, "bjobs", "1")[1], "job 1 to start")
+    assert said(site, "brequeue", "1") == (0, "Job <1> is being requeued \n", "")
 
 
 def test_ids_with_brackets(site: LsfSite) -> None:

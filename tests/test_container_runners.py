@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError
+from taskfarmer.farm.ledger import Ledger
 from taskfarmer.runners import (
     ApptainerRunner,
     DockerRunner,
@@ -24,22 +26,14 @@ from taskfarmer.runners import (
     Runner,
     SlurmStepRunner,
 )
-from taskfarmer.runners.leash import leash
+from taskfarmer.runners.leash import TIED_STEP, leash
 from taskfarmer.runners.mounts import mounts_of
-from tests.farms import Farm, kill, wait_for
-from tests.testbed.containers import Engine, apptainer, docker, image_root, podman, remove_containers
-
-__all__ = ["apptainer", "docker", "image_root", "podman"]
+from tests.farms import TASKFARMER, Farm, is_alive, kill, processes_with, wait_for
+from tests.testbed.containers import Engine
+from tests.testbed.slurm import Slurm
 
 CLASSES: dict[str, Any] = {"apptainer": ApptainerRunner, "docker": DockerRunner, "podman": PodmanRunner}
-STANDINS = Path(__file__).parent / "standins"
-
-
-@pytest.fixture(scope="session", params=CLASSES)
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each container program in turn, at work."""
-    found: Engine = request.getfixturevalue(request.param)
-    return found
+REUSE = ["no", "slot"]
 
 
 @pytest.fixture(scope="session", params=["podman", "docker"])
@@ -130,10 +124,13 @@ def test_the_words_for_apptainer() -> None:
     )
     argv = words(runner)
     assert argv[3] == leash()
-    assert argv[4 : argv.index("docker://i")] == (
+    given = argv[4 : argv.index("docker://i")]
+    assert [word for word in given if "taskfarmer-" not in word] == [
         *("/opt/apptainer", "--quiet", "exec", "--pid", "--cleanenv", "--nv", "--pwd=/p", "--bind=/a:/b:ro"),
         *("--x", "y z"),
-    )
+    ]
+    (share,) = (word for word in given if "taskfarmer-" in word)  # where the container says that it was started
+    assert share.startswith("--bind=/")
     assert argv[-3:] == ("sh", "-c", "true")
 
 
@@ -147,10 +144,14 @@ def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPat
     command = runner.prepare(job("t", env={"TASK": "1"}))
     argv = command.argv
     given = argv[4 : argv.index("i:1")]
-    assert [word for word in given if not word.startswith("--env=")] == [
+    (name,) = (word for word in given if word.startswith("--name="))
+    assert name.startswith("--name=taskfarmer-")
+    assert name.endswith("-3.2-000000000000")
+    (share,) = (word for word in given if word.endswith(":/.taskfarmer:rw"))
+    assert [word for word in given if not word.startswith("--env=") and word != name] == [
         *(runner.program, "run", "--rm", "--init", "--interactive", "--pull=never", "--log-driver=none"),
-        *("--name=taskfarmer-3.2-000000000000", "--network=host", "--user=7:8", "--cpus=2", "--memory=1g"),
-        *("--workdir=/w", "--volume", "/a:/b:ro", "--volume", "/c:/c:rw", "--x", "y z", "--entrypoint="),
+        *("--network=host", "--user=7:8", "--cpus=2", "--memory=1g", "--workdir=/w"),
+        *("--volume", "/a:/b:ro", "--volume", "/c:/c:rw", "--volume", share, "--x", "y z", "--entrypoint="),
     ]
     assert {"--env=A", "--env=TASK", "--env=PROC_NUMBER", "--env=TASKFARMER_ATTEMPT"} <= set(given)
     assert command.env == {"A": "b c"}
@@ -177,9 +178,10 @@ def test_docker_makes_files_of_the_farms_user(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_words_for_srun() -> None:
     runner = SlurmStepRunner("--mpi=none", nodes="2", ntasks="4")
-    assert words(runner, "t", cpus=3, memory_bytes=(1 << 20) + 1, gpus=2) == (
+    argv = words(runner, "t", cpus=3, memory_bytes=(1 << 20) + 1, gpus=2)
+    assert argv[argv.index("srun") :] == (
         *("srun", "--nodes=2", "--ntasks=4", "--cpus-per-task=3", "--exact", "--mem=2M", "--gpus=2", "--mpi=none"),
-        *("sh", "-c", "t"),
+        *("/bin/sh", "-c", TIED_STEP, "sh", "sh", "-c", "t"),
     )
 
 
@@ -210,10 +212,16 @@ def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
         (lambda: PodmanRunner("i", inner=EnvironmentRunner(env="A=1", once=True)), "captured once"),
         (lambda: PodmanRunner("i", stageout="x"), "without tempdir"),
         (lambda: PodmanRunner("i", tempdir="yes", stageout="../x"), "leads out"),
+        (lambda: PodmanRunner("i", reuse="yes"), "there are no and slot"),
+        (lambda: PodmanRunner("i", reuse="slot", tempdir="yes"), "reuse = slot with tempdir"),
+        (lambda: PodmanRunner("i", reuse="slot", inner=EnvironmentRunner(env="A=1", tempdir="yes")), "with tempdir"),
+        (lambda: PodmanRunner("i", reuse="slot", options="--pid=host"), "no --pid and no --pod"),
+        (lambda: EnvironmentRunner(env="A=1", inner=PodmanRunner("i", reuse="slot")), "cannot be inside"),
         (lambda: ApptainerRunner("i", cleanenv="perhaps"), "neither yes nor no"),
         (EnvironmentRunner, "nothing to set up"),
         (lambda: SlurmStepRunner(ntasks="0"), "at least 1"),
         (lambda: SlurmStepRunner(nodes="2"), "more than ntasks"),
+        (lambda: SlurmStepRunner("--input=none"), "ends a step with its farmer"),
     ],
 )
 def test_what_cannot_be_is_refused_when_the_runner_is_made(make: Callable[[], Runner], said: str) -> None:
@@ -246,7 +254,8 @@ def test_a_task_runs_inside(engine: Engine, tmp_path: Path, monkeypatch: pytest.
     runner = made(engine, env="GIVEN='a  b'")
     runner.check()
     line = 'cat /etc/os-release; echo "$PROC_NUMBER $GIVEN"; cat; echo bad >&2; exit 7'
-    assert run(runner, line, tmp_path) == (7, "NAME=mini\n3 a  b\nbad\n")
+    status, said = run(runner, line, tmp_path)
+    assert (status, sorted(said.splitlines())) == (7, ["3 a  b", "NAME=mini", "bad"])  # Docker has two streams
     runner.job = Job(taskid=3, task=Task(text="t", argv=("echo", "a b", "$X")), attempt=1, slot=0, workdir="w")
     assert run(runner, runner.job.task.line, tmp_path) == (0, "a b $X\n")
 
@@ -297,10 +306,47 @@ def test_bad_input_is_one_line_and_nothing_runs(farm: Farm, engine: Engine) -> N
 
 def test_statuses_of_the_program_itself_are_told_from_the_tasks(engine: Engine, tmp_path: Path) -> None:
     runner = made(engine)
+    for status in runner.own_statuses:
+        assert run(runner, f"exit {status}", tmp_path) == (status, "")
+    assert run(runner, "/no/such/program", tmp_path)[1].count("\n") == 1
     runner.image = runner.digest = f"{tmp_path}/no" if engine.name == "apptainer" else "localhost/no:1"
     status, said = run(runner, "true", tmp_path)
     assert status == (255 if engine.name == "apptainer" else 125)
-    assert f"taskfarmer: status {status} of {engine.name}: the container could not be" in said
+    last = said.splitlines()[-1]
+    assert last.startswith("taskfarmer: the container could not be started: ")
+    assert "no:1" in last if engine.name != "apptainer" else "/no" in last
+    assert last.endswith("` says")
+
+
+@pytest.mark.parametrize("reuse", REUSE)
+@pytest.mark.parametrize("logs", ["files", "packed"])
+def test_why_says_whether_the_task_or_the_container_program_failed(
+    lone: Farm, engine: Engine, logs: str, reuse: str
+) -> None:
+    (lone.path / "gone").mkdir()
+    place, other = quoted(f"{lone.path}/gone"), lone.path / "other"
+    other.mkdir()
+    key = "binds" if engine.name == "apptainer" else "volumes"
+    mounts = f"{lone.path} --mount=type=bind,source={lone.path}/gone,target=/data".split()
+    define(
+        lone, "inside", CLASSES[engine.name].__name__, image=engine.image, reuse=reuse, options=mounts[1],
+        **{key: mounts[0]},
+    )  # fmt: skip
+    status = made(engine).own_statuses[0]
+    # In a directory of its own the third needs another container, also where one is kept.
+    lone.write_jsonl(
+        {"command": f"exit {status}"}, {"command": f"rmdir {place}"}, {"command": "true", "cwd": str(other)}
+    )
+    end = lone.run("--runner", "inside", "-n", "1", "--tasklist", "jsonl", "--logs", logs)
+    assert len(lone.runs_file.read_text().splitlines()) == 2
+    assert (end.status, lone.counts()) == (1, {"finished": 1, "failed": 2})
+    (own, tool) = (lone.once("why", lone.workdir, str(id)).out for id in (0, 2))
+    assert f"exit status {status}" in own
+    assert "container" not in own
+    assert f"exit status {status}" in tool
+    assert "the container could not be started: " in tool
+    assert f"{lone.path}/gone" in tool
+    assert "the container could not be started: " in lone.once("show", lone.workdir, "2").out
 
 
 def test_a_farm_runs_inside(farm: Farm, engine: Engine) -> None:
@@ -333,8 +379,9 @@ def sleepers(farm: Farm) -> list[int]:
     return found
 
 
-def test_a_time_limit_ends_the_container(farm: Farm, engine: Engine) -> None:
-    define_engine(farm, engine)
+@pytest.mark.parametrize("reuse", REUSE)
+def test_a_time_limit_ends_the_container(farm: Farm, engine: Engine, reuse: str) -> None:
+    define_engine(farm, engine, reuse=reuse)
     farm.write(SLEEP)
     end = farm.run("--runner", "inside", "--task-timeout", "3", "--stop-grace", "1")
     assert end.status == 1, end
@@ -348,8 +395,9 @@ def no_container(engine: Engine) -> None:
         wait_for(lambda: not engine.call("ps", "--filter=name=taskfarmer", "--quiet"), "no container")
 
 
-def test_a_stop_ends_a_container_that_ignores_it(farm: Farm, engine: Engine) -> None:
-    define_engine(farm, engine, **({"cleanenv": "yes"} if engine.name == "apptainer" else {}))
+@pytest.mark.parametrize("reuse", REUSE)
+def test_a_stop_ends_a_container_that_ignores_it(farm: Farm, engine: Engine, reuse: str) -> None:
+    define_engine(farm, engine, reuse=reuse, **({"cleanenv": "yes"} if engine.name == "apptainer" else {}))
     farm.write(f"trap '' TERM; {SLEEP}")
     farmers = farm.start_all("--runner", "inside", "--stop-grace", "1")
     farm.wait_for_runs(1)
@@ -363,9 +411,10 @@ def test_a_stop_ends_a_container_that_ignores_it(farm: Farm, engine: Engine) -> 
     no_container(engine)
 
 
+@pytest.mark.parametrize("reuse", REUSE)
 @pytest.mark.parametrize("whom", ["loop", "guardian", "both"])
-def test_a_killed_farmer_leaves_no_container(lone: Farm, engine: Engine, whom: str) -> None:
-    define_engine(lone, engine)
+def test_a_killed_farmer_leaves_no_container(lone: Farm, engine: Engine, whom: str, reuse: str) -> None:
+    define_engine(lone, engine, reuse=reuse)
     lone.write(SLEEP)
     farmer = lone.start("--runner", "inside")
     wait_for(lambda: len(sleepers(lone)) >= 3, "the task to work")
@@ -378,8 +427,8 @@ def test_a_killed_farmer_leaves_no_container(lone: Farm, engine: Engine, whom: s
         kill(farmer.pid)
     wait_for(lambda: not sleepers(lone), "the container to end")
     farmer.close()
-    if engine.name == "podman":  # its clean-up may have been killed, too, which leaves a record of the dead
-        remove_containers()
+    # The program's own clean-up may have been killed, too, which leaves a record of the dead: until the next farmer.
+    made(engine).check()
     no_container(engine)
 
 
@@ -551,3 +600,91 @@ def test_a_container_runs_in_a_step(engine: Engine, tmp_path: Path) -> None:
     runner = SlurmStepRunner(inner=made(engine))
     runner.check()
     assert run(runner, "cat /etc/os-release", tmp_path) == (0, "NAME=mini\n")
+
+
+# steps of Slurm for real
+
+
+@pytest.fixture
+def allocation(slurm: Slurm, lone: Farm) -> Iterator[Callable[..., str]]:
+    """Start a farmer on the farm's list in an allocation of two nodes; the answer is the id of its job."""
+
+    def start(*options: str) -> str:
+        call = shlex.join(map(str, (*TASKFARMER, "run", lone.list, "--runner", "steps", *options)))
+        words = ("--nodes=2", "--ntasks=4", "--cpus-per-task=2", "-o", lone.path / "job.out", "--wrap", call)
+        return slurm.submit(*words, cwd=lone.path, env=lone.env)
+
+    yield start
+    slurm.cancel_all()
+
+
+def steps_of(slurm: Slurm, job: str) -> list[str]:
+    """Return the ids of the steps that run in a job, but for its script's."""
+    said = slurm.call("squeue", "--steps", "--noheader", "--format=%i").split()
+    return [step for step in said if step.startswith(f"{job}.") and step.partition(".")[2].isdigit()]
+
+
+def test_tasks_are_steps_of_a_real_allocation(slurm: Slurm, lone: Farm, allocation: Callable[..., str]) -> None:
+    define(lone, "steps", "SlurmStepRunner")
+    say = "echo $SLURM_STEP_ID $SLURMD_NODENAME $SLURM_CPUS_PER_TASK; cat"
+    tasks = [{"command": say, "cpus": 1 + id % 2, "memory": "20M"} for id in range(10)]
+    lone.write_jsonl(*tasks, {"command": "exit 7"}, {"command": "kill -9 $$"}, {"command": "/no/such/program"})
+    job = allocation("-n", "4", "--tasklist", "jsonl")
+    slurm.wait_for(job)
+    said = (lone.path / "job.out").read_text()
+    assert slurm.detail(job, "ExitCode") == "1:0", said
+    assert lone.counts() == {"finished": 10, "failed": 3}, said
+    assert lone.attempts() == dict.fromkeys(range(13), 1)
+    steps = [lone.log(id).split() for id in range(10)]
+    assert len({step for step, _, _ in steps}) == 10
+    assert {node for _, node, _ in steps} == {"n1", "n2"}
+    assert [int(cpus) for _, _, cpus in steps] == [1 + id % 2 for id in range(10)]
+    statuses = [lone.once("why", lone.workdir, str(id)).out for id in (10, 11, 12)]
+    assert [status in said for status, said in zip(("status 7", "status 137", "status 127"), statuses, strict=True)]
+
+
+def at_work(lone: Farm, task: int) -> list[str]:
+    """Return the processes of a task, srun and what is below it, by what they are."""
+    found = processes_with(f"TASKFARMER_WORKDIR={lone.workdir}", f"TASKFARMER_TASK_ID={task}")
+    return [f"{pid} {Path(f'/proc/{pid}/cmdline').read_text()!r}" for pid in found if is_alive(pid)]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_to_cancel_a_task_ends_its_step(
+    slurm: Slurm, lone: Farm, allocation: Callable[..., str], stubborn: bool
+) -> None:
+    define(lone, "steps", "SlurmStepRunner")
+    trap = "trap '' TERM; " if stubborn else ""
+    lone.write(f"{trap}{SLEEP}", "sleep 300")
+    job = allocation("-n", "2", "--stop-grace", "2")
+    lone.wait_for_runs(2)
+    wait_for(lambda: len(steps_of(slurm, job)) == 2, "two steps")
+    assert lone.once("cancel", lone.workdir, "0").status == 0
+    wait_for(lambda: len(steps_of(slurm, job)) == 1, "the step to end")
+    wait_for(lambda: not at_work(lone, 0), "its processes to end")
+    assert at_work(lone, 1)
+    assert lone.once("cancel", lone.workdir, "1").status == 0
+    slurm.wait_for(job)
+    assert lone.counts() == {"cancelled": 2}
+    assert not at_work(lone, 1)
+
+
+def test_a_killed_farmer_leaves_no_step(slurm: Slurm, lone: Farm) -> None:
+    define(lone, "steps", "SlurmStepRunner")
+    lone.write(SLEEP)
+    call = shlex.join(map(str, (*TASKFARMER, "run", lone.list, "--runner", "steps", "-n", "1")))
+    # The allocation outlives the farmer: it is the script's last command but one.
+    words = ("--nodes=2", "-o", lone.path / "job.out", "--wrap", f"{call}; sleep 200")
+    job = slurm.submit(*words, cwd=lone.path, env=lone.env)
+    try:
+        lone.wait_for_runs(1)
+        wait_for(lambda: steps_of(slurm, job), "the step")
+        place = next(iter(Ledger.open(lone.workdir).state.alive())).host
+        kill(place["pid"], signal.SIGSTOP)
+        kill(place["guardian"])
+        kill(place["pid"])
+        wait_for(lambda: not steps_of(slurm, job), "the step to end")
+        wait_for(lambda: not at_work(lone, 0), "its processes to end")
+        assert job in slurm.queue()
+    finally:
+        slurm.cancel_all()

@@ -398,6 +398,25 @@ def test_stop_all_hard_kills_at_once_also_what_is_ending() -> None:
     assert loop.plan.due(101.0) == [Stop(0, hard=True), Stop(1, hard=True)]
 
 
+@pytest.mark.parametrize(("status", "outcome"), [(0, "ok"), (3, "fail")])
+def test_what_ended_by_itself_before_it_heard_of_the_stop_has_ended(status: int, outcome: str) -> None:
+    """A batch job says so. A process here does not: who says 0 then may not have done its work."""
+    loop = Loop(1, rules=Rules(stop_grace_s=2.0))
+    loop.take()
+    loop.start()
+    loop.plan.stop_all(100.0)
+    record = loop.plan.ended(0, status, 101.0, 1.7e9, (0.0, 0.0, 0), 0.0, "ended")
+    assert (record.outcome, record.reason) == (outcome, "-")
+
+
+def test_what_was_cancelled_is_cancelled_also_if_it_ended_by_itself() -> None:
+    loop = Loop(1)
+    loop.take()
+    loop.start()
+    loop.plan.stop(loop.plan.running[0], "cancelled", 100.0)
+    assert loop.plan.ended(0, 0, 101.0, 1.7e9, (0.0, 0.0, 0), 0.0, "ended").outcome == "cancel"
+
+
 def test_drain_lets_what_runs_end_and_starts_nothing() -> None:
     loop = Loop(5)
     loop.fold.take("me", "0-4")

@@ -14,16 +14,23 @@ from hypothesis import strategies as st
 from taskfarmer.core.policy import (
     AHEAD_S,
     ENTRIES_PER_S,
+    FAR_S,
     LEAST_S,
+    LEAST_TASKS,
+    LOOKS_PER_S,
     MAX_DELAY_S,
+    MOST_LOOK_S,
     MOST_PAUSE_S,
+    SHORT_S,
     WATCHED,
+    WORTH_TASKS,
     Rules,
     Silence,
     asks,
     give_back,
     idle_pause,
     least_worth_s,
+    look_every_s,
     pause_after_losses,
     retry_delay,
     tails_to_read,
@@ -31,6 +38,7 @@ from taskfarmer.core.policy import (
     telling_every_s,
     to_watch,
     too_many_failures,
+    work_ahead_s,
 )
 
 # -- when to try again, when to give up --------------------------------------------------------------------------------
@@ -100,22 +108,34 @@ def test_a_farmer_takes_no_more_than_there_is_and_fills_its_free_slots(s: dict[s
 @given(situations)
 def test_a_farmer_takes_no_more_than_its_work_ahead(s: dict[str, Any]) -> None:
     size = size_in(s)
-    ahead_s = max(AHEAD_S, s["farmers"] / ENTRIES_PER_S)
+    ahead_s = work_ahead_s(slots=s["slots"], rate=s["rate"], farmers=s["farmers"])
     assert s["queued"] + size <= max(s["queued"], s["free"], math.ceil(s["rate"] * ahead_s))
 
 
+@given(st.integers(1, 256), st.floats(0.001, 20_000), st.integers(1, 500))
+def test_the_work_ahead_is_a_second_or_two_unless_tasks_are_very_short(slots: int, rate: float, farmers: int) -> None:
+    ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers)
+    least_s = max(AHEAD_S, farmers / ENTRIES_PER_S)
+    assert least_s <= ahead_s <= max(least_s, FAR_S)
+    if slots / rate >= SHORT_S * FAR_S / AHEAD_S:
+        assert ahead_s == pytest.approx(least_s)
+    elif slots / rate <= SHORT_S:
+        assert ahead_s == max(least_s, min(FAR_S, WORTH_TASKS / rate))
+
+
 @given(situations)
-def test_towards_the_end_a_farmer_takes_half_of_its_share(s: dict[str, Any]) -> None:
+def test_towards_the_end_a_farmer_takes_a_part_of_its_share(s: dict[str, Any]) -> None:
     size = size_in(s)
     if s["farmers"] > 1:
-        half = math.ceil(s["ready"] * s["slots"] / s["all_slots"] / 2)
-        worth = max(math.ceil(s["rate"] * least_worth_s(s["farmers"])), min(100, int(s["rate"])))
-        assert size <= max(half, s["free"] - s["queued"], worth)
+        part = 3 / 4 if s["rate"] * SHORT_S > s["slots"] / 20 else 0.5 + 1 / 80  # half of it, if they are not short
+        share = math.ceil(s["ready"] * s["slots"] / s["all_slots"] * part)
+        worth = max(math.ceil(s["rate"] * least_worth_s(s["farmers"])), min(LEAST_TASKS, int(s["rate"])))
+        assert size <= max(share, s["free"] - s["queued"], worth)
 
 
-def test_a_hundred_short_tasks_are_worth_an_entry_up_to_the_end() -> None:
+def test_a_second_of_work_is_worth_an_entry_up_to_the_end() -> None:
     """Issue: at most one metadata operation per 100 short tasks."""
-    assert take_size(slots=2, free=2, queued=0, rate=130.0, ready=500, all_slots=16, farmers=8) == 100
+    assert take_size(slots=2, free=2, queued=0, rate=130.0, ready=500, all_slots=16, farmers=8) == 130
     assert take_size(slots=2, free=2, queued=0, rate=20.0, ready=100, all_slots=16, farmers=8) == 20
 
 
@@ -126,21 +146,24 @@ def test_who_is_alone_takes_all_that_remains() -> None:
 def test_two_equal_farmers_empty_the_farm_together() -> None:
     ready, takes = 1000, []
     while ready:
-        takes.append(take_size(slots=4, free=4, queued=0, rate=1000.0, ready=ready, all_slots=8, farmers=2))
+        takes.append(take_size(slots=4, free=4, queued=0, rate=200.0, ready=ready, all_slots=8, farmers=2))
         ready -= takes[-1]
-    assert takes[0] == 250
+    assert takes[0] == 375
+    assert takes[-1] <= 200, "the work of a second"
     assert all(later <= earlier for earlier, later in itertools.pairwise(takes))
 
 
 def test_what_is_queued_will_do() -> None:
     assert take_size(slots=4, free=0, queued=400, rate=1000.0, ready=10**6, all_slots=4, farmers=1) == 0
-    assert take_size(slots=4, free=0, queued=300, rate=1000.0, ready=10**6, all_slots=4, farmers=1) == 1200
+    assert take_size(slots=4, free=0, queued=300, rate=1000.0, ready=10**6, all_slots=4, farmers=1) == 2200
+    assert take_size(slots=4, free=0, queued=16, rate=40.0, ready=10**6, all_slots=4, farmers=1) == 0
+    assert take_size(slots=4, free=0, queued=15, rate=40.0, ready=10**6, all_slots=4, farmers=1) > 40
 
 
 def test_many_farmers_take_more_at_once_so_that_the_log_keeps_up() -> None:
-    few = take_size(slots=4, free=4, queued=0, rate=100.0, ready=10**6, all_slots=8, farmers=2)
-    many = take_size(slots=4, free=4, queued=0, rate=100.0, ready=10**6, all_slots=2000, farmers=500)
-    assert (few, many) == (150, 1000)
+    few = take_size(slots=4, free=4, queued=0, rate=20.0, ready=10**6, all_slots=8, farmers=2)
+    many = take_size(slots=4, free=4, queued=0, rate=20.0, ready=10**6, all_slots=2000, farmers=500)
+    assert (few, many) == (30, 200)
 
 
 # -- giving back -------------------------------------------------------------------------------------------------------
@@ -154,14 +177,16 @@ giving = st.fixed_dictionaries(
         "farmers": st.integers(2, 1000),
         "holders": st.integers(1, 1000),
         "chance": st.floats(0, 1, exclude_max=True),
+        "all_slots": st.integers(2, 10_000),
     }
 )
 
 
 @given(giving)
 def test_a_farmer_gives_back_at_most_half_and_no_more_than_is_wanted(situation: dict[str, Any]) -> None:
-    given_back = give_back(**situation)
-    assert 0 <= given_back <= max(0, min(situation["wanted"], (situation["queued"] + 1) // 2))
+    queued, wanted = situation["queued"], situation["wanted"]
+    part = queued * wanted // situation["all_slots"]
+    assert 0 <= give_back(**situation) <= max(0, min(max(wanted, part), (queued + 1) // 2))
 
 
 @pytest.mark.parametrize(
@@ -169,14 +194,23 @@ def test_a_farmer_gives_back_at_most_half_and_no_more_than_is_wanted(situation: 
     [(10, 0.0, 4, 4), (10, 1.0, 100, 5), (1, 0.1, 1, 1), (10, 1.0, 0, 0), (0, 1.0, 9, 0), (10, 100.0, 4, 0)],
 )
 def test_a_queue_that_is_soon_empty_is_kept(queued: int, rate: float, wanted: int, size: int) -> None:
-    assert give_back(queued=queued, rate=rate, wanted=wanted, farmers=2, holders=1, chance=0.9) == size
+    given_back = give_back(queued=queued, rate=rate, wanted=wanted, farmers=2, holders=1, chance=0.9, all_slots=1000)
+    assert given_back == size
+
+
+def test_of_a_long_queue_an_idle_farmer_gets_its_part() -> None:
+    """Not two tasks of 4 ms at a time."""
+    assert give_back(queued=2000, rate=500.0, wanted=2, farmers=8, holders=7, chance=0.1, all_slots=16) == 250
+    assert give_back(queued=2000, rate=500.0, wanted=2, farmers=2, holders=1, chance=0.1, all_slots=4) == 1000
 
 
 @pytest.mark.parametrize(("wanted", "holders"), [(1, 2), (1, 999), (30, 500), (500, 500), (900, 7)])
 def test_about_twice_as_many_give_as_are_wanted(wanted: int, holders: int) -> None:
     chances = [number / 1000 for number in range(1000)]
     sizes = [
-        give_back(queued=99, rate=0.1, wanted=wanted, farmers=1000, holders=holders, chance=chance)
+        give_back(
+            queued=99, rate=0.1, wanted=wanted, farmers=1000, holders=holders, chance=chance, all_slots=100 * wanted
+        )
         for chance in chances
     ]
     givers = sum(map(bool, sizes)) * holders / 1000
@@ -200,6 +234,22 @@ def test_idle_farmers_look_200_times_a_second_or_once_each(farmers: int) -> None
 def test_who_is_idle_beside_one_other_looks_at_once_and_asks_within_half_a_second() -> None:
     asked = next(looks for looks in itertools.count() if asks(looks, 2, 0.99))
     assert sum(idle_pause(looks, 2) for looks in range(1, asked)) < 0.5
+
+
+def test_who_knows_that_others_hold_much_asks_sooner() -> None:
+    assert not asks(1, 8, 0.0, much=True)
+    assert asks(2, 8, 0.0, much=True)
+    assert not asks(2, 8, 0.0)
+    assert sum(idle_pause(looks, 8) for looks in (1, 2)) < 0.3
+
+
+@FARMERS
+def test_while_there_is_enough_for_all_few_look_at_the_log(farmers: int) -> None:
+    every_s = look_every_s(farmers=farmers, ahead_s=60.0, left_s=600.0)
+    assert 1.0 <= every_s <= MOST_LOOK_S
+    assert farmers / every_s <= max(LOOKS_PER_S, farmers / MOST_LOOK_S)
+    assert look_every_s(farmers=farmers, ahead_s=1.0, left_s=600.0) == 1.0, "it is about to take more"
+    assert look_every_s(farmers=farmers, ahead_s=60.0, left_s=1.0) == 1.0, "soon somebody may be idle"
 
 
 @FARMERS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.farms import Done, Farm, Farmer, kill, wait_for
+from tests.farms import Done, Farm, Farmer, is_alive, kill, wait_for
 from tests.faults import Faults
 from tests.testbed.slurm import Slurm
 
@@ -62,8 +62,10 @@ def die(farmer: Farmer) -> None:
     farmer.process.wait(20)
 
 
-def test_a_list_is_one_array(slurm: Slurm, jobs: Farm, faults: Faults) -> None:
-    write(jobs, *[f"echo out {n}; exit {n % 2}" for n in range(20)])
+def test_a_list_is_one_array_of_jobs_that_know_nothing_of_the_farmer(jobs: Farm, faults: Faults) -> None:
+    """A job must not look like a task of the farmer to who cleans up behind it."""
+    say = f'echo "[$TASKFARMER_TOKEN] $PWD $SLURM_JOB_ID" > {jobs.path}/said'
+    write(jobs, say, *[f"echo out {n}; exit {n % 2}" for n in range(1, 20)])
     done = jobs.run(*JOBS)
     assert done.status == 1, done
     assert jobs.counts() == {"finished": 10, "failed": 10}
@@ -71,51 +73,65 @@ def test_a_list_is_one_array(slurm: Slurm, jobs: Farm, faults: Faults) -> None:
     assert jobs.log(7) == "out 7\n"
     assert faults.calls()["sbatch"] == 1
     assert faults.calls()["squeue"] < 20
+    token, directory, job = (jobs.path / "said").read_text().split()
+    assert token == "[]"
+    assert Path(directory) == jobs.path
+    assert job.isdigit()
 
 
-def test_the_next_farmer_attaches_to_jobs_of_one_that_was_killed(jobs: Farm, faults: Faults) -> None:
-    write(jobs, *["sleep 8"] * 6)
-    farmer = jobs.start(*JOBS)
-    wait_for(lambda: len(ran(jobs)) == 6, "all to run")
-    die(farmer)
-    once_each(jobs, jobs.start(*JOBS).wait(90), 6)
-    assert faults.calls()["sbatch"] == 1
-
-
-def test_jobs_that_ended_while_no_farmer_lived_are_not_run_again(slurm: Slurm, jobs: Farm, faults: Faults) -> None:
-    write(jobs, *["sleep 2"] * 4)
-    farmer = jobs.start(*JOBS)
-    wait_for(lambda: len(ran(jobs)) == 4, "all to run")
-    die(farmer)
+def test_jobs_do_not_mind_the_end_of_their_farmer(slurm: Slurm, jobs: Farm, faults: Faults) -> None:
+    """Whatever it dies of, however often, while they run and when they have ended."""
+    write(jobs, *["sleep 1"] * 2, *["while [ ! -e go ]; do sleep 0.3; done"] * 6)
+    options = (*JOBS, "--max-losses", "0")
+    for count, end in enumerate((die, kill_guardian, kill_loop, hang_up), 1):
+        farmer = jobs.start(*options)
+        wait_for(lambda: len(ran(jobs)) == 8, "all to run")
+        jobs.wait_for_farmers(count)
+        end(farmer)
+    assert "6 jobs left in the queue of Slurm" in farmer.said()
+    (jobs.path / "go").touch()
     wait_for(lambda: not slurm.queue(), "all to end")
-    once_each(jobs, jobs.start(*JOBS).wait(90), 4)
+    once_each(jobs, jobs.start(*options).wait(90), 8)
     assert faults.calls()["sbatch"] == 1
+    assert not faults.calls()["scancel"]
 
 
-def test_a_job_that_somebody_cancels_is_lost_and_runs_again(slurm: Slurm, jobs: Farm) -> None:
-    write(jobs, "[ $TASKFARMER_ATTEMPT = 2 ] || sleep 300")
-    farmer = jobs.start(*JOBS)
-    wait_for(lambda: ran(jobs)[0] == 1, "it to run")
-    (job,) = slurm.queue()
-    slurm.call("scancel", job)
-    done = farmer.wait(90)
-    assert done.status == 0, done
-    assert ran(jobs) == {0: 2}
-    assert "lost" in jobs.once("show", jobs.workdir, "0").out
+def kill_guardian(farmer: Farmer) -> None:
+    """The loop notices and leaves."""
+    loop = farmer.loop()
+    kill(farmer.pid)
+    farmer.process.wait(20)
+    wait_for(lambda: not is_alive(loop), "the loop to leave")
 
 
-def test_a_node_goes_down_and_its_jobs_run_elsewhere(slurm: Slurm, jobs: Farm) -> None:
-    write(jobs, *["sleep 4"] * 12)
+def kill_loop(farmer: Farmer) -> None:
+    """The guardian notices and leaves."""
+    kill(farmer.loop())
+    farmer.process.wait(60)
+
+
+def hang_up(farmer: Farmer) -> None:
+    """Its user logs out."""
+    farmer.signal(signal.SIGHUP)
+    assert farmer.wait().status == 3
+
+
+def test_a_job_that_somebody_cancels_and_those_of_a_node_that_goes_down_run_again(slurm: Slurm, jobs: Farm) -> None:
+    write(jobs, "[ $TASKFARMER_ATTEMPT = 2 ] || sleep 300", *["sleep 4"] * 11)
     farmer = jobs.start(*JOBS)
     wait_for(lambda: len(ran(jobs)) == 12, "all to run")
+    (job,) = (job for job in slurm.queue() if job.endswith("_1"))
     try:
+        slurm.call("scancel", job)
         slurm.node_down("n1")
         done = farmer.wait(120)
     finally:
         slurm.node_up("n1")
     assert done.status == 0, done
     assert jobs.counts() == {"finished": 12}
+    assert ran(jobs)[0] == 2
     assert max(ran(jobs).values()) <= 2
+    assert "lost" in jobs.once("show", jobs.workdir, "0").out
 
 
 def test_told_to_stop_it_leaves_nothing_in_the_queue(slurm: Slurm, jobs: Farm) -> None:
@@ -128,19 +144,26 @@ def test_told_to_stop_it_leaves_nothing_in_the_queue(slurm: Slurm, jobs: Farm) -
     assert jobs.counts() == {"toprocess": 30}
 
 
-def test_a_partition_that_there_is_not_is_said_in_slurm_s_words(jobs: Farm) -> None:
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(("--queue", "nope"), "invalid partition"), (("--batch-option=--no-such-option",), "no-such-option")],
+)
+def test_what_is_refused_for_good_is_said_in_slurm_s_words(jobs: Farm, option: tuple[str, ...], words: str) -> None:
     write(jobs, "true")
-    done = jobs.run(*JOBS, "--queue", "nope")
+    done = jobs.run(*JOBS, *option)
     assert done.status == 3
-    assert "invalid partition" in (done.out + done.err).lower(), done
+    assert words in (done.out + done.err).lower(), done
     assert not ran(jobs)
 
 
-def test_an_option_that_there_is_not_is_said_in_slurm_s_words(jobs: Farm) -> None:
-    write(jobs, "true")
-    done = jobs.run(*JOBS, "--batch-option=--no-such-option")
-    assert done.status == 3
-    assert "no-such-option" in done.out + done.err, done
+def test_a_task_that_no_node_can_have_does_not_end_the_jobs_of_others(slurm: Slurm, jobs: Farm) -> None:
+    tasks = [{"command": f"echo {n} >>ran; sleep 3"} for n in range(3)] + [{"command": "echo 3 >>ran", "cpus": 999}]
+    jobs.list.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    done = jobs.run(*JOBS, "--tasklist", "jsonl")
+    assert done.status == 3, done
+    assert "Slurm refuses the jobs" in done.out + done.err
+    assert ran(jobs) == {0: 1, 1: 1, 2: 1}
+    assert jobs.counts() == {"finished": 3, "toprocess": 1}
 
 
 def test_the_controller_is_away_for_a_while(slurm: Slurm, jobs: Farm) -> None:
@@ -152,23 +175,26 @@ def test_the_controller_is_away_for_a_while(slurm: Slurm, jobs: Farm) -> None:
     once_each(jobs, farmer.wait(100), 6)
 
 
+NO_CONTROLLER = "exit 1 slurm_load_jobs error: Unable to contact slurm controller"
+NO_SUBMISSION = "exit 1 sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+MISBEHAVIOUR = [
+    {"sbatch": ("lost",), "squeue": (NO_CONTROLLER, "garbage", "empty", "partial"), "scontrol": ("garbage",)},
+    {"sbatch": ("garbage",), "squeue": ("slow 3", "partial", "partial", "empty"), "scontrol": ("empty", "exit 1 no")},
+    {"sbatch": (NO_SUBMISSION, "empty")},
+    {"sbatch": ("partial",), "squeue": ("empty", "garbage"), "scancel": ("garbage", "exit 1 no")},
+]
+
+
 @pytest.mark.parametrize(
-    ("program", "faults_laid"),
-    [
-        ("sbatch", ("exit 1 sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",)),
-        ("sbatch", ("lost",)),
-        ("sbatch", ("garbage",)),
-        ("sbatch", ("empty", "partial")),
-        ("squeue", ("exit 1 slurm_load_jobs error: Unable to contact slurm controller", "garbage", "empty", "partial")),
-        ("squeue", ("slow 3", "partial", "partial", "empty")),
-        ("scontrol", ("garbage", "empty", "exit 1 nope")),
-    ],
+    "faults_laid",
+    [pytest.param(laid, marks=[pytest.mark.long] if n > 1 else []) for n, laid in enumerate(MISBEHAVIOUR)],
 )
-def test_a_scheduler_that_misbehaves(jobs: Farm, faults: Faults, program: str, faults_laid: tuple[str, ...]) -> None:
+def test_a_scheduler_that_misbehaves(jobs: Farm, faults: Faults, faults_laid: dict[str, tuple[str, ...]]) -> None:
     write(jobs, *["sleep 1"] * 8)
-    faults.lay(program, *faults_laid)
-    once_each(jobs, jobs.start(*JOBS).wait(150), 8)
-    assert faults.met()[f"{program} {faults_laid[0]}"] == 1
+    for program, laid in faults_laid.items():
+        faults.lay(program, *laid)
+    once_each(jobs, jobs.start(*JOBS).wait(170), 8)
+    assert faults.met()[f"sbatch {faults_laid['sbatch'][0]}"] == 1
 
 
 @pytest.mark.long
@@ -181,21 +207,15 @@ def test_a_command_that_hangs(jobs: Farm, faults: Faults, program: str, fault: s
     once_each(jobs, jobs.start(*JOBS).wait(400), 4)
 
 
-@pytest.mark.parametrize("kill_at", [1, 4, 9, 14, 20, 26, 32, 40])
+STEPS = (1, 4, 9, 14, 20, 26, 32, 40)
+
+
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(step, marks=[] if step in (4, 26) else [pytest.mark.long]) for step in STEPS]
+)
 def test_the_submitter_is_killed_between_any_two_of_its_steps(jobs: Farm, kill_at: int) -> None:
     """A slice; all operations are swept in memory in test_batch_jobs.py."""
     write(jobs, *["sleep 1"] * 3)
     farmer = jobs.start(*JOBS, env={"TASKFARMER_FAULT": f"both@{kill_at}"})
     farmer.process.wait(90)
     once_each(jobs, jobs.start(*JOBS).wait(150), 3)
-
-
-def test_the_environment_of_a_job_is_no_farmer_s(jobs: Farm) -> None:
-    """It must not look like a task of the farmer to who cleans up behind it."""
-    write(jobs, f'echo "[$TASKFARMER_TOKEN] $PWD $SLURM_JOB_ID" > {jobs.path}/said')
-    assert jobs.run(*JOBS).status == 0
-    token, directory, job = (jobs.path / "said").read_text().split()
-    assert token == "[]"
-    assert Path(directory) == jobs.path
-    assert job.isdigit()
-    assert os.path.exists(jobs.workdir / "logs" / "log_0")

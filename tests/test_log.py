@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from taskfarmer.core import records
-from taskfarmer.core.entries import Bury, Entry, Farm, Join, News, Report, Segment, Take
+from taskfarmer.core.entries import Bury, Cancel, Entry, Farm, Join, News, Report, Segment, Take
 from taskfarmer.core.records import Ended
 from taskfarmer.errors import Damaged, NewerFormat, WorkdirError
 from taskfarmer.farm import framing
@@ -301,6 +302,7 @@ def farm(tmp_path: Path) -> Ledger:
 
 
 def test_a_missing_number_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "BEFORE_BYTES", 0)
     for _ in range(3):
         farm.append(lambda _state: (Report(), ()))
     os.unlink(farm.log.path(3))
@@ -310,6 +312,7 @@ def test_a_missing_number_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_log_without_its_beginning_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "BEFORE_BYTES", 0)
     farm.append(lambda _state: (Report(), ()))
     os.unlink(farm.log.path(1))
     monkeypatch.setattr(log_module, "PATIENCE_S", 0.2)
@@ -325,6 +328,77 @@ def test_a_listing_with_a_gap_is_no_damage(farm: Ledger, monkeypatch: pytest.Mon
     monkeypatch.setattr(log_module.Log, "numbers", lambda _self: [1, 2, 4])
     assert other.refresh() == 3
     assert Ledger.open(farm.workdir.path).state.number == 4
+
+
+class Counting(Disk):
+    """A disk that knows which entries were read."""
+
+    def __init__(self) -> None:
+        self.read_names: list[str] = []
+        super().__init__(looks=lambda kind, path: self.read_names.append(Path(path).name) if kind == "read" else None)
+
+
+def _asks(want: int, _state: object) -> tuple[Report, tuple[()]]:
+    return Report(want=want), ()
+
+
+def test_who_is_behind_opens_few_entries(farm: Ledger) -> None:
+    """Each entry has those before it with it; what they say is what their own files say."""
+    disk = Counting()
+    behind, one_by_one = Ledger.open(farm.workdir.path, disk), Ledger.open(farm.workdir.path)
+    other = Ledger.open(farm.workdir.path)
+    for number in range(40):
+        writer = (farm, other)[number % 2]
+        writer.refresh()
+        writer.append(partial(_asks, number))
+        one_by_one.refresh()
+    disk.read_names.clear()
+    assert behind.refresh() == 40
+    assert len(disk.read_names) <= 4
+    assert disk.read_names[0] == "00000041"
+    assert behind.state.to_json() == one_by_one.state.to_json()
+    fresh = Log(farm.workdir.log, farm.workdir.new, Disk())
+    assert fresh.since(0, 41) == [fresh.read(number) for number in range(1, 42)]
+    disk.read_names.clear()
+    assert Ledger.open(farm.workdir.path, disk).state.to_json() == behind.state.to_json()
+    assert len(disk.read_names) <= 4
+
+
+def test_what_an_entry_has_with_it_fits_into_a_block(farm: Ledger) -> None:
+    for _ in range(70):
+        farm.append(lambda _state: (Report(), ()))
+    sizes = [os.path.getsize(farm.log.path(number)) for number in farm.log.numbers()]
+    assert max(sizes) <= 4096
+    farm.append(lambda _state: (Cancel(ids=",".join(map(str, range(0, 5000, 2)))), ()))
+    farm.append(lambda _state: (Report(), ()))
+    assert os.path.getsize(farm.log.path(73)) < 200, "a large one is not told again, nor what was before it"
+    other = Ledger.open(farm.workdir.path)
+    assert other.state.number == 73
+
+
+def test_who_lost_a_number_tells_of_its_holder_too(farm: Ledger) -> None:
+    """A draft that was made before serves again: it lacks the winner's entry, which is read by its name."""
+    other = Ledger.open(farm.workdir.path)
+    other.append(lambda _state: (Report(want=1), ()))
+    farm.append(lambda _state: (Report(want=2), ()))
+    reader = Ledger.open(farm.workdir.path)
+    assert reader.state.number == 3
+    log = Log(farm.workdir.log, farm.workdir.new, Disk())
+    assert [entry.body for entry in log.since(1, 3)] == [Report(want=1), Report(want=2)]
+
+
+def test_what_is_older_than_a_snapshot_is_not_told_again(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "SNAPSHOT_EVERY", 3)
+    for _ in range(4):
+        farm.append(lambda _state: (Report(), ()))
+    farm.snapshot("cli")
+    for _ in range(3):
+        farm.append(lambda _state: (Report(), ()))
+    farm.log.forget_before(farm.snapshot_at)
+    disk = Counting()
+    fresh = Ledger.open(farm.workdir.path, disk)
+    assert fresh.state.to_json() == farm.state.to_json()
+    assert disk.read_names == ["00000009", "00000006"]
 
 
 def test_an_entry_without_text_lapses(farm: Ledger) -> None:

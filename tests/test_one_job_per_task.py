@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.farms import Farm, kill, wait_for
+from taskfarmer.definitions import Definition
+from tests.farms import Farm, Farmer, kill, wait_for
 
 JOBS = ("--batch", "local", "--one-job-per-task")
 
@@ -70,7 +74,7 @@ def test_retries_time_outs_and_dependencies_hold(jobs: Farm) -> None:
 
 
 def test_odd_names_and_odd_lines(jobs: Farm) -> None:
-    odd = jobs.path / "a 'quoted' \"dir\" ü $HOME"
+    odd = jobs.path / "a 'quoted' \"dir\" ü $HOME 100%\tq\nline"
     odd.mkdir()
     (odd / "list").write_text("echo 'it''s \"here\"' $((1+1)); echo \"$PWD\"\n")
     done = jobs.start_command(*_run("list", *JOBS), cwd=odd).wait()
@@ -79,8 +83,6 @@ def test_odd_names_and_odd_lines(jobs: Farm) -> None:
 
 
 def _run(*words: str) -> list[str]:
-    import sys
-
     return [sys.executable, "-m", "taskfarmer", "run", *words]
 
 
@@ -161,6 +163,7 @@ def test_too_many_losses_end_it(jobs: Farm) -> None:
         (("--batch", "nope", "--one-job-per-task"), "there is no batch system 'nope'"),
         (("--batch", "lsf", "--one-job-per-task"), "not on the PATH"),
         (("--queue", "short"), "go with --batch"),
+        (("--no-requeue",), "go with --batch"),
         ((*JOBS, "--time", "2hours"), "is no time; write 90m"),
         ((*JOBS, "--time-min", "3h", "--time", "2h"), "--time-min is more than --time"),
         ((*JOBS, "--env-script", "nowhere.sh"), "is no file"),
@@ -175,3 +178,115 @@ def test_bad_usage_is_one_line_before_anything_ran(jobs: Farm, options: tuple[st
     assert words in done.err
     assert not ran(jobs)
     assert not (jobs.workdir / "jobs").exists()
+
+
+def die(farmer: Farmer) -> None:
+    """Guardian and loop are killed in one moment."""
+    for pid in (farmer.loop(), farmer.pid):
+        kill(pid)
+    farmer.process.wait(20)
+
+
+def test_jobs_do_not_mind_the_death_of_their_farmer(jobs: Farm) -> None:
+    """Not even many times: it is the farmer that was lost, no job."""
+    write(jobs, *["while [ ! -e go ]; do sleep 0.2; done"] * 4)
+    options = (*JOBS, "--max-losses", "0")
+    for count in (1, 2, 3):
+        farmer = jobs.start(*options)
+        wait_for(lambda: len(ran(jobs)) == 4, "four jobs to run")
+        jobs.wait_for_farmers(count)
+        die(farmer)
+    (jobs.path / "go").touch()
+    done = jobs.start(*options).wait(90)
+    assert done.status == 0, done
+    assert ran(jobs) == dict.fromkeys(range(4), 1)
+    assert len(requests(jobs)) == 1
+
+
+def test_an_ordinary_farmer_does_not_run_what_a_job_may_be_running(jobs: Farm) -> None:
+    write(jobs, *["while [ ! -e go ]; do sleep 0.2; done"] * 2)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 2, "both to run")
+    die(farmer)
+    done = jobs.run()
+    assert done.status == 3, done
+    assert "may still be running as local job" in done.out + done.err
+    assert "go on with --batch local --one-job-per-task" in done.out + done.err
+    (jobs.path / "go").touch()
+    assert jobs.run(*JOBS).status == 0
+    assert ran(jobs) == {0: 1, 1: 1}
+
+
+def test_logs_of_which_the_directory_was_removed_and_commands_of_a_megabyte(jobs: Farm) -> None:
+    write(jobs, "sleep 1", f": {'x' * 1_000_000}; echo long")
+    farmer = jobs.start(*JOBS, "--retries", "1")
+    wait_for(lambda: requests(jobs), "the submission")
+    with suppress(OSError):
+        (jobs.workdir / "logs").rmdir()
+    assert farmer.wait().status == 0
+    assert jobs.log(1) == "long\n"
+
+
+class Lonely:
+    """An element that is run by hand."""
+
+    def __init__(self, path: Path, command: str) -> None:
+        self.directory = path / "submission"
+        self.results = self.directory / "results"
+        self.directory.mkdir()
+        extra = {
+            "tasks": [[0, 1]], "texts": [json.dumps(command)], "slots": [0], "workdir": str(path), "logs": True,
+            "runner": Definition("runner", "default", "taskfarmer.runners.BasicRunner", {}, "built in", 0).to_json(),
+            "timeout_s": None, "grace_s": 1.0,
+        }  # fmt: skip
+        (self.directory / "request.json").write_text(json.dumps({"extra": extra}))
+        self.path = path
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start it."""
+        env = {**os.environ, "TASKFARMER_SUBMISSION": str(self.directory), "TASKFARMER_ELEMENT": "1"}
+        argv = [sys.executable, "-P", "-m", "taskfarmer.farm.executors.element"]
+        return subprocess.Popen(argv, cwd=self.path, env=env, stderr=subprocess.PIPE, text=True)
+
+    def result(self) -> dict[str, object]:
+        """Return what it wrote."""
+        value: dict[str, object] = json.loads((self.results / "1").read_text())
+        return value
+
+
+def test_a_task_that_succeeded_has_ended_also_if_its_job_is_told_to_end_then(tmp_path: Path) -> None:
+    """And also if its result cannot be written for a while."""
+    element = Lonely(tmp_path, "touch did")
+    with element.start() as process:
+        wait_for((tmp_path / "did").exists, "the task to run")
+        assert process.stderr is not None
+        assert "results/1 cannot be written" in process.stderr.readline()
+        process.terminate()
+        element.results.mkdir()
+        assert process.wait(20) == 0
+    assert (element.result()["status"], element.result()["reason"]) == (0, "-")
+    (tmp_path / "did").unlink()
+    with element.start() as process:  # a requeued job
+        assert process.wait(20) == 0
+    assert not (tmp_path / "did").exists()
+
+
+def test_a_task_that_is_told_to_end_has_no_end(tmp_path: Path) -> None:
+    """Whatever it says then."""
+    element = Lonely(tmp_path, "trap 'exit 0' TERM; touch did; while :; do sleep 0.1; done")
+    element.results.mkdir()
+    with element.start() as process:
+        wait_for((tmp_path / "did").exists, "the task to run")
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert not list(element.results.iterdir())
+
+
+def test_an_element_without_a_place_for_its_output_does_not_run_the_task(tmp_path: Path) -> None:
+    element = Lonely(tmp_path, "touch did")
+    (tmp_path / "logs").write_text("in the way")
+    with element.start() as process:
+        assert process.wait(20) == 74
+        assert process.stderr is not None
+        assert process.stderr.read() == f"taskfarmer: {tmp_path}/logs/log_0: Not a directory\n"
+    assert not (tmp_path / "did").exists()

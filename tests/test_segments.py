@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import gc
 import os
 import time
 from array import array
@@ -17,7 +19,7 @@ from taskfarmer.core.entries import Segment
 from taskfarmer.core.model import Task, TaskId, encode_task, encode_text
 from taskfarmer.errors import Damaged, InputError, NewerFormat, WorkdirError
 from taskfarmer.farm.disk import Disk
-from taskfarmer.farm.segments import STRIDE, SegmentFile, Segments, write_segment
+from taskfarmer.farm.segments import MOST_OPEN, STRIDE, OpenFiles, SegmentFile, Segments, write_segment
 
 
 def texts(count: int) -> list[str]:
@@ -141,6 +143,86 @@ def test_a_task_that_says_more_than_its_text_makes_a_segment_special(tmp_path: P
     assert reader(tmp_path, segment).task(0) == Task(text="a", cpus=2, env={"after": "x"})
 
 
+# -- what is open ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files that `os.open` opens from here on."""
+    names: list[str] = []
+    really = os.open
+
+    def watched(path: str | Path, *args: int) -> int:
+        names.append(Path(path).name)
+        return really(path, *args)
+
+    monkeypatch.setattr(os, "open", watched)
+    return names
+
+
+def test_a_file_is_opened_once_however_many_blocks_are_read(tmp_path: Path, opened: list[str]) -> None:
+    segment = written(tmp_path, 30 * STRIDE)
+    segments = reader(tmp_path, segment)
+    opened.clear()
+    for number in range(0, segment.count, 7):
+        assert segments.text(number) == texts(number + 1)[-1]
+    assert opened == [segment.file]
+
+
+def test_of_many_files_a_few_stay_open(tmp_path: Path, opened: list[str]) -> None:
+    count = 3 * MOST_OPEN
+    segments = reader(tmp_path, *[written(tmp_path, 2 * STRIDE) for _ in range(count)])
+    before = len(os.listdir("/proc/self/fd"))
+    opened.clear()
+    for number in (0, STRIDE):  # another block each time
+        for place in range(count):
+            assert segments.text(place * 2 * STRIDE + number) == texts(number + 1)[-1]
+    assert len(os.listdir("/proc/self/fd")) == before + MOST_OPEN
+    assert len(opened) == 2 * count
+    del segments
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_the_file_server_has_forgotten_is_opened_anew(tmp_path: Path, opened: list[str]) -> None:
+    """ESTALE, after a server came back or a backup was restored."""
+    segment = written(tmp_path, 3 * STRIDE)
+    files = OpenFiles()
+    file = SegmentFile(tmp_path, 0, segment, files)
+    opened.clear()
+    assert file.task(0).text == texts(1)[0]
+    directory = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(directory, files.get(tmp_path / segment.file))  # EISDIR comes the same way
+    os.close(directory)
+    assert file.task(STRIDE).text == texts(STRIDE + 1)[-1]
+    assert opened.count(segment.file) == 2
+
+
+def test_a_file_that_was_mended_is_read_anew(tmp_path: Path) -> None:
+    segment = written(tmp_path, 3 * STRIDE)
+    path = tmp_path / segment.file
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    file = reader(tmp_path, segment).file(0)
+    assert file.task(0).text == texts(1)[0]
+    for _ in range(2):
+        with pytest.raises(Damaged):
+            file.task(2 * STRIDE)
+    beside = tmp_path / "mended"
+    beside.write_bytes(whole)
+    beside.rename(path)
+    assert file.task(2 * STRIDE).text == texts(2 * STRIDE + 1)[-1]
+
+
+def test_a_copy_of_a_reader_opens_its_own(tmp_path: Path) -> None:
+    segments = reader(tmp_path, written(tmp_path, 3 * STRIDE))
+    assert segments.text(0) == texts(1)[0]
+    other = copy.deepcopy(segments)
+    del other
+    gc.collect()
+    assert segments.text(STRIDE) == texts(STRIDE + 1)[-1]
+
+
 # -- what cannot be read or written ------------------------------------------------------------------------------------
 
 
@@ -234,10 +316,13 @@ def test_what_cannot_be_reached_now_is_not_damaged(tmp_path: Path) -> None:
     tasks = ledger / "tasks"
     tasks.mkdir(parents=True)
     segment = write_segment(tasks, [b'"x"'] * 200, Disk())
-    file = SegmentFile(tasks, 0, segment)
+    files = OpenFiles()
+    file = SegmentFile(tasks, 0, segment, files)
     assert file.task(0).text == "x"
     ledger.rename(away)
     assert file.task(1).text == "x", "what is in memory"
+    assert file.task(64).text == "x", "what is open"
+    files.forget(tasks / segment.file)
     with pytest.raises(WorkdirError, match="task 150 cannot be reached"):
         file.task(150)
     away.rename(ledger)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from taskfarmer.core.entries import Cancel, Retry
 from taskfarmer.core.model import Task
+from taskfarmer.farm import slices as slices_module
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.host import boot_id
 from taskfarmer.farm.ledger import Ledger
@@ -498,7 +499,28 @@ def test_updates_take_a_bounded_share_of_the_time(tmp_path: Path) -> None:
     assert keeper.due(time.monotonic())
     keeper.update()
     assert not keeper.due(time.monotonic())
-    assert keeper.due(time.monotonic() + 2.0)
+    assert keeper.due(time.monotonic() + 3.0)
+
+
+def test_an_update_reads_each_journal_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    disk = Disk(looks=lambda kind, path: names.append(Path(path).name) if kind == "read" else None)
+    farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(100)])
+    hands = [farm.join() for _ in range(3)]
+    for place, hand in enumerate(hands):
+        hand.take(*range(10 * place, 10 * place + 10))
+    ledger = Ledger.open(farm.path, disk)
+    keeper = ViewKeeper(ledger)
+    assert keeper.update()
+    for count in (1, 2):
+        for place, hand in enumerate(hands):
+            hand.run(10 * place + count)
+        names.clear()
+        monkeypatch.setattr(slices_module, "_read", lambda *_: pytest.fail("read twice"))
+        assert keeper.update()
+        monkeypatch.undo()
+        assert sorted(names) == sorted(hand.id for hand in hands)
+        assert len(lines(farm, "finished")) == 3 * count
 
 
 def test_an_update_stops_when_its_time_is_over_and_the_next_goes_on(tmp_path: Path) -> None:

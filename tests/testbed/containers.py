@@ -187,3 +187,10 @@ def _exported(engine: Engine) -> Iterator[None]:
         for name, value in engine.env.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session", params=["apptainer", "docker", "podman"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each container program in turn, at work."""
+    found: Engine = request.getfixturevalue(request.param)
+    return found

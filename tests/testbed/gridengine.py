@@ -84,7 +84,8 @@ class GridEngine(Service):
         (common / "bootstrap").write_text(
             "admin_user none\ndefault_domain none\nignore_fqdn true\nspooling_method classic\n"
             f"spooling_lib libspoolc\nspooling_params {params}\nbinary_path {self.state}/bin\n"
-            f"qmaster_spool_dir {spool}\nsecurity_mode none\nlistener_threads 2\nworker_threads 2\nscheduler_threads 1\n"
+            f"qmaster_spool_dir {spool}\nsecurity_mode none\nlistener_threads 2\nworker_threads 2\n"
+            "scheduler_threads 1\n"
         )
         (common / "act_qmaster").write_text("localhost\n")
         (common / "host_aliases").write_text(f"localhost {socket.gethostname()}\n")

@@ -181,6 +181,8 @@ class BatchSystem(ABC):
     """The commands that it needs; the first tells whether the system is here."""
     reads: ClassVar[str] = ""
     """The file in the submission's directory that the submitting command reads as its standard input, if any."""
+    lasting: ClassVar[bool] = True
+    """Whether jobs live on when all processes are killed that descend from who submitted them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         # A job is no process of the farmer's, also if a task of it submits one: it must not look like that to whoever

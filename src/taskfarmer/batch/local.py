@@ -56,6 +56,7 @@ class Local(BatchSystem):
     title: ClassVar[str] = "local"
     programs: ClassVar[tuple[str, ...]] = ("sh",)
     reads: ClassVar[str] = SPEC
+    lasting: ClassVar[bool] = False  # a guardian that lives on when its loop ends finds them
 
     @property
     def spool(self) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ..errors import InputError
@@ -69,6 +69,8 @@ MOST_KILLED = 5000
 """Words in one `bkill`."""
 MOST_SPANS = 100
 """Ranges of elements in one word."""
+SILENCING = frozenset("BSUB_QUIET BSUB_QUIET2 BSUB_STDERR BSUB_BLOCK BSUB_CHK_RESREQ".split())
+"""Variables that have `bsub` hide the job's id, wait for the job, or submit nothing."""
 RENAMED = {"queue": "q", "job_slots": "n"}
 """Settings of b2luigi by LSF's names. spec: workflow 4.4"""
 _WAITS = "it makes bsub wait for the job"
@@ -88,6 +90,9 @@ class Lsf(BatchSystem):
     title: ClassVar[str] = "LSF"
     programs: ClassVar[tuple[str, ...]] = ("bsub", "bjobs", "bkill")
     reads: ClassVar[str] = "job.sh"
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__({name: value for name, value in environ.items() if name not in SILENCING})
 
     # -- submitting
 

@@ -50,6 +50,8 @@ TERMINATED = "91"
 """Substate of jobs that were deleted, whether they ran or not."""
 OVER_MEMORY = frozenset({-26, -27})
 """Exit_status of a job that was killed for its (virtual) memory; other negative ones are PBS's own doing."""
+ATTRIBUTES = frozenset("Job_Name job_state comment exec_host Exit_status substate array array_index".split())
+"""What is read of a job, of some forty."""
 ID = re.compile(r"(\d+)(\[\d*\])?(\.\S+)?")
 UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.IGNORECASE)
 REFUSED = re.compile(r"^qsub: |usage: qsub", re.MULTILINE)
@@ -243,19 +245,24 @@ def _answered(answer: Answer) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def records(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield id and attributes of each job that `qstat -f` tells about. Folded lines go on after a tab."""
+    """Yield id and `ATTRIBUTES` of each job that `qstat -f` tells about. Folded lines go on after a tab."""
     id, name = "", ""
     attributes: dict[str, str] = {}
     for line in lines:
-        if line.startswith("\t") and name:
-            attributes[name] += line[1:]
+        start = line[:1]
+        if start == " ":
+            name, _, value = line[4:].partition(" = ")
+            if name in ATTRIBUTES:
+                attributes[name] = value.strip()
+            else:
+                name = ""
+        elif start == "\t":
+            if name:
+                attributes[name] += line[1:].rstrip()
         elif line.startswith("Job Id: "):
             if id:
                 yield id, attributes
             id, name, attributes = line[8:].strip(), "", {}
-        elif line.startswith("    ") and " = " in line:
-            name, _, value = line.strip().partition(" = ")
-            attributes[name] = value
     if id:
         yield id, attributes
 

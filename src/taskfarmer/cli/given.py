@@ -77,6 +77,8 @@ BATCH_OPTIONS: list[Callable[[Command], Command]] = [
 ]  # fmt: skip
 JOBS_AT_ONCE = 1000
 """Jobs of a farmer that are in a queue at once, unless --proc says otherwise."""
+OF_JOBS = ("time_s", "time_min_s", "queue", "account", "job_name", "env_script", "requeue", "native")
+"""Options that say something of jobs, and nothing to a farmer whose tasks run here."""
 
 FARMER_OPTIONS: list[Callable[[Command], Command]] = [
     click.option("--proc", "-n", "slots", type=Count(1, MOST_SLOTS), metavar="N",
@@ -191,8 +193,7 @@ class Given:
         v = self.values
         system, jobs = v.get("batch"), v.get("one_job_per_task")
         if not system and not jobs:
-            said = [option for option in ("time_s", "queue", "account", "native", "env_script") if v.get(option)]
-            if said:
+            if any(v.get(option) not in (None, "", ()) for option in OF_JOBS):
                 raise click.UsageError("options of batch jobs go with --batch SYSTEM --one-job-per-task")
             return None
         if not (system and jobs):
@@ -206,7 +207,8 @@ class Given:
         from ..batch import choose
 
         chosen = choose(system, surroundings.environ)
-        return Elsewhere(chosen.name if system == "auto" else system, needs_of(v, v["native"], memory_bytes=v["memory"]))
+        name = chosen.name if system == "auto" else system
+        return Elsewhere(name, needs_of(v, v["native"], memory_bytes=v["memory"]))
 
     def allocation(self, surroundings: Config) -> Source:
         """Return what tells when the farmer's time is over: the user, or else the batch job that it is in.

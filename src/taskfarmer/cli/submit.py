@@ -155,11 +155,13 @@ class _Submitting:
         if self.v["dry_run"]:
             return self._dry(plan, system, workdir)
         farm = opened()
+        if self.v["keep"] is None:
+            return self._jobs(farm, plan, system)
+        keep = self._keep(plan)
+        if self.v["as_job"]:
+            return self._as_job(farm, keep, system)
         with _told() as told:
-            if self.v["keep"] is None:
-                return self._jobs(farm, plan, system)
-            keep = self._keep(plan)
-            return self._as_job(farm, keep, system) if self.v["as_job"] else self._keep_here(farm, keep, told)
+            return self._keep_here(farm, keep, told)
 
     # -- what is asked for
 
@@ -488,17 +490,19 @@ def _see_to(pilots: Pilots, farm: _Farm, plan: Plan, wanted: int, title: str) ->
         Stopped: nobody can say how it stands.
     """
     from ..batch import Refused, Submitted
-    from ..farm.pilots import missing, useful
+    from ..farm.pilots import missing
 
     made: list[Request] = []
     deadline = time.monotonic() + PATIENCE_S
     said = ""
     while True:
+        farm.ledger.refresh()
+        farm.ledger.read_tails()
         queue = pilots.look()
         if queue.problems:
             raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
         if not queue.open:
-            count = missing(wanted, queue, useful(farm.ledger.state, plan))
+            count = missing(wanted, queue, farm.ledger.state, plan)
             refused = None
             for request in pilots.submit_pilots(plan, count, farm.cwd):
                 if isinstance(request.outcome, Submitted):

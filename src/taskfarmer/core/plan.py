@@ -117,7 +117,7 @@ class Plan:
         if self.mode != "work" or (not self.resources.free and len(self.queue) > self.resources.slots):
             return 0
         free = self.resources.free
-        if len(self.queue) >= max(free, 1) and self.rate * policy.low_s(len(self.state.farmers)) * 4 < len(self.queue):
+        if len(self.queue) >= max(free, 1) and self.rate * policy.FAR_S / 4 < len(self.queue):
             return 0
         alive = self.state.alive()
         me = self.state.farmers[self.number - 1]
@@ -313,8 +313,13 @@ class Plan:
         """Take in that an attempt ended, and return the record of it: its outcome is decided here.
 
         `status` < 0 is a signal; `time` is the wall clock's for the record; `usage` user and system seconds and KiB;
-        `chance` in [0, 1) spreads retries. `reason`: why, as far as who ran it knows (`timeout`, `lost`, `nostart`).
+        `chance` in [0, 1) spreads retries. `reason`: why, as far as who ran it knows (`timeout`, `lost`, `nostart`;
+        `ended`: by itself, so that it was told to stop too late to hear of it).
         """
+        if reason == "ended":
+            reason = ""
+            if self.running[id].reason == "stopped":
+                self.running[id].reason = ""
         if reason in ("lost", "nostart") and not self.running[id].reason:
             return self.not_started(id, now, time, reason, usage)
         attempt = self.running.pop(id)

@@ -95,14 +95,15 @@ def take_size(
     """Return how many tasks to take now; 0: what is queued will do.
 
     `rate` is the tasks that this farmer ends in a second (0: not known yet), `ready` what nobody has, `all_slots` and
-    `farmers` of the living, this one included. It takes when what is queued lasts for a moment only: by `chance` in
-    [0, 1) at another moment than others that began with it, or all would want the same number. Towards the end it takes
+    `farmers` of the living, this one included. It takes when what is queued lasts for a moment only: of very short
+    tasks, by `chance` in [0, 1), at another moment than others that began with it, or all would want the same number. Towards the end it takes
     no more than half of its share of what remains (three quarters of very short tasks), so that all of them empty
     together; but never less than its empty slots can start, or than is worth an entry of the log. Numbers are rounded
     down: of tasks that are longer than what it takes ahead none waits in a queue while a slot of another is empty.
     """
-    want = max(free, int(rate * work_ahead_s(slots=slots, rate=rate, farmers=farmers)))
-    if queued > max(free - 1, rate * low_s(farmers) * (1 + 3 * chance)):
+    ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers)
+    want = max(free, int(rate * ahead_s))
+    if queued > max(free - 1, rate * low_s(ahead_s, farmers, chance)):
         return 0
     part = 1.0 if farmers <= 1 else 0.5 + 0.25 * _shortness(slots, rate)
     share = int(ready * slots / all_slots * part)
@@ -127,9 +128,13 @@ def _shortness(slots: int, rate: float) -> float:
     return min(1.0, SHORT_S * rate / slots)
 
 
-def low_s(farmers: int) -> float:
-    """Return the seconds of work in a queue below which a farmer takes more: it may take a while to get it."""
-    return max(AHEAD_S, farmers / ENTRIES_PER_S) / 4
+def low_s(ahead_s: float, farmers: int, chance: float) -> float:
+    """Return the seconds of work in a queue below which a farmer takes more: it may take a while to get it.
+
+    Where it takes much more than is usual at once, `ahead_s`, that is up to a quarter of the difference sooner.
+    """
+    usual_s = max(AHEAD_S, farmers / ENTRIES_PER_S)
+    return (usual_s + (ahead_s - usual_s) * chance) / 4
 
 
 def least_worth_s(farmers: int) -> float:

@@ -287,6 +287,9 @@ class Driver:
         reaped = self.executor.reap()
         stopping = any(number != signal.SIGUSR2 for number in self._signals)
         ends = self._doubts.judged(reaped, self.plan.running, self._clock(), stopping=stopping)
+        if self.executor.trouble and self.plan.mode == "work":
+            self.reporter.say(self.executor.trouble)
+            self.plan.drain()
         if not ends:
             return False
         now, wall = self._clock(), self.clock.wall()
@@ -295,8 +298,6 @@ class Driver:
         self._write()
         if self._failed:
             self._mind_failures()
-        if self.executor.trouble and self.plan.mode != "stop":
-            self._stop(self.executor.trouble)
         return True
 
     def _record_end(self, end: Exit, now: float, wall: float) -> None:
@@ -346,7 +347,8 @@ class Driver:
             else:
                 again = self.plan.mode == "stop" and number == signal.SIGINT
                 if again or self.plan.mode != "stop":  # a batch system signals the guardian and the loop
-                    self._stop(f"stopped by {signal.Signals(number).name}", hard=again)
+                    name = signal.Signals(number).name
+                    self._stop(f"stopped by {name}", hard=again, wished=number != signal.SIGHUP)
         if self._deadline <= now:
             self._deadline = float("inf")
             self._stop("the time limit is reached")
@@ -354,7 +356,7 @@ class Driver:
             self._stop_at_the_end()
         if self.link.gone and not self._guardian_mourned:
             self._guardian_mourned = True
-            self._stop("the guardian is gone", hard=True)
+            self._stop("the guardian is gone", hard=True, wished=False)
             host.kill_descendants(2.0, reap=lambda: None)
 
     def _mind_the_end(self) -> None:
@@ -375,10 +377,13 @@ class Driver:
         why = f"the allocation ends in {span(left_s)}: what runs is stopped, to be done again"
         if self.plan.running and not self.plan.typical_s:
             why += "; nothing could finish in it, ask for more time"
-        self._stop(why)
+        self._stop(why, wished=False)
 
-    def _stop(self, why: str, *, hard: bool = False) -> None:
+    def _stop(self, why: str, *, hard: bool = False, wished: bool = True) -> None:
+        """`hard`: without a grace. `wished`: somebody wants the tasks to end, not only this farmer."""
         self.reporter.say(why)
+        if not wished:
+            self.executor.let_go()
         self._act(self.plan.stop_all(self._clock(), hard=hard))
         if hard:
             self._act(self.plan.due(self._clock()))
@@ -505,12 +510,13 @@ class Driver:
 
     def _launch(self, attempt: Attempt) -> bool:
         """Start one attempt; False when the machine cannot start any now."""
-        if why := self.plan.refused(attempt):
+        launch = Launch(attempt.id, attempt.number, attempt.task, attempt.share)
+        if not self.executor.holds(launch) and (why := self.plan.refused(attempt)):
             self._end_unstarted(attempt, 126, why)
             return True
         attempt.began = self._clock()
         try:
-            self.executor.start(Launch(attempt.id, attempt.number, attempt.task, attempt.share))
+            self.executor.start(launch)
         except StartError as error:
             if error.retryable:
                 self._hold(f"tasks cannot be started now ({error}); it is tried again")
@@ -546,7 +552,7 @@ class Driver:
             self.ledger.refresh()
         except OSError as error:
             if not self.ledger.workdir.log.is_dir() and self.ledger.workdir.path.parent.is_dir():
-                self._stop("the workdir is gone", hard=True)
+                self._stop("the workdir is gone", hard=True, wished=False)
             self._hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
         if self.ledger.state.number > self._heeded:
@@ -562,7 +568,7 @@ class Driver:
         now = self._clock()
         if state.farmer(self.id).ended == "buried":
             if self.plan.mode != "stop":
-                self._stop("another farmer took this one for dead; it leaves", hard=True)
+                self._stop("another farmer took this one for dead; it leaves", hard=True, wished=False)
             return
         self._act(self.plan.no_longer_ours(now))
         if state.status.count(FAILED) > self._failures:
@@ -630,7 +636,7 @@ class Driver:
     def _watch(self) -> None:
         """Are the others alive? Is our own heartbeat confirmed?"""
         if self._heart.unconfirmed_s() > self.config.lease_s / 2 and self.plan.mode != "stop":
-            self._stop("no heartbeat could be confirmed for half of the lease")
+            self._stop("no heartbeat could be confirmed for half of the lease", wished=False)
         self._undertaker.watch()
         if self._undertaker.is_first():
             self._undertaker.forget_old_entries()

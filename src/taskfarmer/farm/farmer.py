@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .damage import discovered
 from .disk import fresh_id
 from .driver import Driver
 from .executors import Executor
+from .executors.beside import BesideJobs
 from .executors.processes import Processes
 from .guardian import Link
 from .ledger import Ledger
@@ -109,6 +111,10 @@ def work(
         raise _out_of_reach(lost) if driver.has_joined else lost from error
     except WorkdirError as error:
         raise _out_of_reach(error) if driver.has_joined else error from None
+    finally:
+        if isinstance(runner, Runner):  # an old class of users may mean something else by it
+            with suppress(Exception):  # third parties' code
+                runner.close()
     return driver
 
 
@@ -139,6 +145,11 @@ def _executor(
 ) -> Executor:
     if options.elsewhere is not None:
         return _batch_jobs(config, options.elsewhere, ledger, environ, reporter)
+    here = _processes(config, runner, output, ledger, environ)
+    return BesideJobs(here, ledger.workdir, ledger.disk)
+
+
+def _processes(config: FarmConfig, runner: Runner, output: Output, ledger: Ledger, environ: dict[str, str]) -> Executor:
     workdir = str(ledger.workdir.path)
     if is_declarative(runner):
         return Processes(runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
@@ -151,11 +162,14 @@ def _batch_jobs(
     config: FarmConfig, elsewhere: Elsewhere, ledger: Ledger, environ: dict[str, str], reporter: Reporter
 ) -> Executor:
     from ..batch import choose
-    from .executors.batch import BatchJobs, Jobs
+    from .executors.batch import BatchJobs
+    from .executors.jobs import Jobs
 
     jobs = Jobs(
+        batch=elsewhere.system,
         needs=elsewhere.needs,
         runner=config.runner,
+        workdir=str(ledger.workdir.path),
         cwd=config.cwd,
         logs=config.logs != "none",
         timeout_s=config.rules.task_timeout_s,

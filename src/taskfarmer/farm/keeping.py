@@ -21,7 +21,7 @@ from ..errors import InputError, Stopped
 from .disk import chance
 from .journal import read_tail
 from .ledger import Ledger
-from .pilots import Pilot, Pilots, Plan, Queue, elastic, joined, missing, useful
+from .pilots import Pilot, Pilots, Plan, Queue, elastic, joined, missing
 from .submissions import fresh_name
 from .workdir import Workdir
 
@@ -152,7 +152,7 @@ class Keeper:
         wanted = self._wanted(left)
         if self.keep.elastic:
             notes += self._shrink(queue, wanted)
-        count = missing(wanted, queue, useful(self.ledger.state, self.keep.plan))
+        count = missing(wanted, queue, self.ledger.state, self.keep.plan)
         if count and not queue.open and self._submitting.until <= began and not self._rate.wait_s(began):
             count, said = self._submit(count)
             notes += said

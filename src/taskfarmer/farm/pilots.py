@@ -122,7 +122,7 @@ class Queue:
 
 
 def useful(state: State, plan: Plan) -> int:
-    """Return how many more pilots would find something to do, those that wait in the queue included.
+    """Return how many more pilots would find something to do, those that are no farmers yet included.
 
     One at least while anything is left and nobody is at work: what a dead farmer held must be taken over.
     """
@@ -132,11 +132,14 @@ def useful(state: State, plan: Plan) -> int:
     return max(more, 1) if counts["running"] and not state.alive() else more
 
 
-def missing(wanted: int, queue: Queue, useful_more: int) -> int:
-    """Return how many pilots to submit, so that there are `wanted`, and none is without work; >= 0."""
-    live = queue.live()
-    waiting = sum(pilot.status.state is not JobState.RUNNING for pilot in live)
-    return max(0, min(wanted - len(live), useful_more - waiting))
+def missing(wanted: int, queue: Queue, state: State, plan: Plan) -> int:
+    """Return how many pilots to submit, so that there are `wanted`, and none is without work; >= 0.
+
+    Those that are no farmers yet will take some of what is left. `state` must be as old as `queue`, or older.
+    """
+    live, farmers = queue.live(), joined(state)
+    to_come = sum(not any(farmer.alive for farmer in farmers.get(pilot.link, ())) for pilot in live)
+    return max(0, min(wanted - len(live), useful(state, plan) - to_come))
 
 
 def elastic(most: int, left: int, plan: Plan, *, typical_s: float | None, within_s: float | None) -> int:
@@ -188,7 +191,9 @@ def pilot_body(workdir: Workdir, plan: Plan, system: str) -> str:
             f"--requeue: a job of {system} cannot queue once more by itself (those of {', '.join(REQUEUEING)} can)",
             hint="use --keep, which submits others in their place",
         )
-    return "\n".join(lines + back_to_the_queue(command, requeueing, status=WORK_LEFT, least_s=PROMPT_S))
+    ended = [f"{workdir.path}/{view}" for view in ("finished", "failed")]
+    script = back_to_the_queue(command, requeueing, status=WORK_LEFT, least_s=PROMPT_S, progress=ended)
+    return "\n".join(lines + script)
 
 
 def pilot_needs(plan: Plan, system: str) -> Needs:

@@ -5,7 +5,7 @@
     jobs/NAME/answer.json     what became of it: the job ids, a refusal, or that nobody knows
     jobs/NAME/revoked         jobs that start from now on do nothing (`batch.script`)
     jobs/NAME/results/N       what element N left behind (`farm.executors.element`)
-    jobs/NAME/seen/ID         elements that nobody needs to attach to: their end is in the ledger (`farm.executors.left`)
+    jobs/NAME/seen/ID         elements that nobody needs to attach to any more (`farm.executors.left`)
     jobs/NAME/out.N           what the job itself said
     jobs/NAME/ends.json       pilots: how each ended, once all have; then nobody asks the system for them any more
 

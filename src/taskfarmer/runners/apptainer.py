@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from taskfarmer.errors import InputError
-from taskfarmer.runners.base import Command, Job, Runner
-from taskfarmer.runners.containers import ContainerRunner, Inside, own_status
+from taskfarmer.runners.containers import ContainerRunner, Inside
 from taskfarmer.runners.mounts import Mount, fields
+from taskfarmer.runners.warm import SHARE
 from taskfarmer.runners.wrapping import flag
 
 
@@ -24,6 +24,11 @@ class ApptainerRunner(ContainerRunner):
         InputError: an argument cannot be used.
     """
 
+    own_statuses = (255,)
+    meeting = SHARE
+    client_env: ClassVar[Mapping[str, str]] = {"BASH_ENV": ""}
+    """It names a file of the host, which bash in the container would otherwise try to read."""
+
     def __init__(
         self,
         image: str,
@@ -31,31 +36,11 @@ class ApptainerRunner(ContainerRunner):
         cleanenv: bool | str = False,
         pwd: str = "",
         nv: bool | str = False,
-        options: str = "",
-        setup: str = "",
-        shell: str = "sh",
-        env: str = "",
-        tempdir: bool | str = False,
-        stageout: str = "",
-        destination: str = "",
         program: str = "",
-        inner: Runner | str | None = None,
-        **inner_arguments: Any,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            image if "://" in image or not image else os.path.abspath(image),
-            mounts=binds,
-            setup=setup,
-            shell=shell,
-            env=env,
-            workdir=pwd,
-            tempdir=tempdir,
-            stageout=stageout,
-            destination=destination,
-            options=options,
-            inner=inner,
-            inner_arguments=inner_arguments,
-        )
+        place = image if "://" in image or not image else os.path.abspath(image)
+        super().__init__(place, mounts=binds, workdir=pwd, **common)
         self.program = program or ("apptainer" if shutil.which("apptainer") else "singularity")
         if not program and self.program == "singularity" and not shutil.which("singularity"):
             self.program = "apptainer"  # of the two that are missing, the one to install
@@ -79,6 +64,10 @@ class ApptainerRunner(ContainerRunner):
             *(self.image, *inside.argv),
         )
 
+    def trial(self) -> tuple[str, ...]:
+        """Return the simplest call of the client, for people."""
+        return (self.program, "exec", self.image, "true")
+
     def exports(self, names: Sequence[str]) -> str:
         """Return what sets the variables that Apptainer hands into a clean environment."""
         if not self.cleanenv:
@@ -88,14 +77,16 @@ class ApptainerRunner(ContainerRunner):
         return "".join(f'[ -z "${{{name}+x}}" ] || export {prefix}{name}="${name}"\n' for name in plain)
 
     def after(self) -> str:
-        """Return what explains 255, and dies by the signal that the task died by, as Apptainer does."""
-        return own_status("255", self.program, "the container could not be started") + _SAME_SIGNAL
+        """Return what dies by the signal that the task died by, as Apptainer does."""
+        return _SAME_SIGNAL
 
-    def prepare(self, job: Job) -> Command:
-        """Return the call of apptainer (see ContainerRunner)."""
-        command = super().prepare(job)
-        # BASH_ENV names a file of the host, which bash in the container would otherwise try to read.
-        return Command(argv=command.argv, env={"BASH_ENV": "", **command.env}, remove=command.remove)
+    def outside(self, status: int) -> int:
+        """Return the same for a task in a container that is kept."""
+        return 128 - status if 129 <= status <= 159 else status
+
+    def handed_on(self, name: str) -> bool:
+        """Whether Apptainer hands a variable on: those that say where programs are, only into a clean environment."""
+        return self.cleanenv or name not in ("PATH", "LD_LIBRARY_PATH")
 
 
 _SAME_SIGNAL = """\

@@ -71,6 +71,10 @@ class Runner:
     """
 
     job: Job | None = None
+    blocking = False
+    """Set by one that has both forms, and wants to be handed to `run` for what it keeps from task to task."""
+    elsewhere = False
+    """Set by an outer runner that runs this one's commands where files of this machine may not be."""
     _group = 0
     _terminated = False
 
@@ -109,6 +113,13 @@ class Runner:
         if self._group:
             _kill_group(self._group)
 
+    def close(self) -> None:
+        """Let go of what is kept between tasks; called when nothing runs any more, by the farmer and by each process
+        that called `run`.
+
+        It may take some seconds. It is not called in a process that is killed.
+        """
+
     def _started(self, pid: int) -> None:
         self._group = pid
         if self._terminated:  # the signal came between the start of the process and this line
@@ -125,8 +136,11 @@ class Runner:
 def is_declarative(runner: object) -> bool:
     """Return whether the farm asks `prepare` (new style) or hands over to `run` (old style).
 
-    The most derived class that defines one of the two decides; one that defines both is declarative.
+    The most derived class that defines one of the two decides; one that defines both is declarative, unless it is
+    `blocking`.
     """
+    if getattr(runner, "blocking", False) is True:
+        return False
     for cls in type(runner).__mro__:
         if "prepare" in vars(cls):
             return True

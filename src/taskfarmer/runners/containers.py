@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shlex
+import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TextIO
 
 from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Command, Job, Runner
 from taskfarmer.runners.leash import TIED, leash
 from taskfarmer.runners.mounts import Mount, mounts_of, words_of
+from taskfarmer.runners.owners import prefix, private_directory, remove_left_directories
 from taskfarmer.runners.programs import require_program
-from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, inner_runner
+from taskfarmer.runners.warm import SHARE, ContainerDied, Start, WarmContainer, message
+from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, chain, inner_runner
 
 _HOST = """\
 trap : HUP INT TERM USR1 USR2
@@ -25,11 +29,34 @@ s=$?
 """What runs around the client of a container program. A trap that does nothing outlives the signals that the whole
 group is sent, and lets the client hear them."""
 
+_NOT_STARTED = """\
+case $s in {statuses})
+    m= n=
+    read -r n 2>/dev/null <{mark}
+    if [ "$n" != {name} ]; then
+        [ ! -f /proc/$$/fd/2 ] || while read -r l || [ -n "$l" ]; do
+            case $l in *[Ee]rror*|*FATAL*|docker:*) m=$l ;; esac
+        done </proc/$$/fd/2
+        printf 'taskfarmer: the container could not be started: %s; %s\\n' "${{m:-(see above)}}" {hint} >&2
+    fi ;;
+esac
+"""
+"""Tells the program's own failure from a task that ended with that status: a container that was started has left its
+name. What the program said is the last error in the log, if that is a file."""
+
+_UNLESS = """\
+case $s in {statuses})
+    printf 'taskfarmer: status %s: the container could not be started, or the task itself ended so; %s\\n' $s {hint} >&2
+    ;;
+esac
+"""
+"""The same where the container is started on another machine, which this one shares no directory with."""
+
 
 class Inside(NamedTuple):
     """What is to run in a container.
 
-    Words; the directory there (None: unsaid); the directory here; names of variables, mounts and name of the attempt.
+    Words; the directory there (None: unsaid); the directory here; names of variables, mounts and name of the container.
     """
 
     argv: tuple[str, ...]
@@ -43,26 +70,36 @@ class Inside(NamedTuple):
 class ContainerRunner(Runner):
     """Base of runners that start a client of a container program; see docs/containers.md for the arguments.
 
-    A subclass says how the client is called (`client`) and what its own failures look like (`after`).
+    A subclass says how the client is called (`client`) and by which statuses its program speaks of itself.
+
+    Raises:
+        InputError: an argument cannot be used, or cannot go with another.
     """
 
     program = ""
+    own_statuses: ClassVar[tuple[int, ...]] = ()
+    """With which the program ends when it could not start a container; the first is the one that it mostly takes."""
+    meeting = "/.taskfarmer"
+    """Where the container sees the directory through which it tells that it has been started."""
+    client_env: ClassVar[Mapping[str, str]] = {}
+    """Variables that every client needs."""
 
     def __init__(
         self,
         image: str,
         *,
         mounts: str | Iterable[Mount] = "",
+        workdir: str = "",
+        reuse: str = "",
         setup: str = "",
         shell: str = "sh",
         env: str = "",
-        workdir: str = "",
         tempdir: bool | str = False,
         stageout: str = "",
         destination: str = "",
         options: str = "",
         inner: Runner | str | None = None,
-        inner_arguments: dict[str, Any] | None = None,
+        **inner_arguments: Any,
     ) -> None:
         if not image.strip() or image.startswith("-"):
             raise InputError(f"image = {image!r}: no name of an image")
@@ -70,6 +107,8 @@ class ContainerRunner(Runner):
             raise InputError(f"shell = {shell}: there are sh and bash")
         if workdir and not workdir.startswith("/"):
             raise InputError(f"the directory in the container, {workdir}, is not an absolute path")
+        if reuse not in ("", "no", "slot"):
+            raise InputError(f"reuse = {reuse}: there are no and slot")
         self.image = image
         self.mounts = mounts_of(mounts)
         self.setup = setup
@@ -78,24 +117,57 @@ class ContainerRunner(Runner):
         self.workdir = workdir
         self.staging = Staging.of(tempdir, stageout, destination)
         self.options = words_of(options, "options")
-        self.inner = inner_runner(inner, inner_arguments or {}, shell)
+        self.inner = inner_runner(inner, inner_arguments, shell, elsewhere=True)
         if getattr(self.inner, "once", False):
             raise InputError("inner: an environment captured once is this machine's, not the container's")
+        self.blocking = reuse == "slot"
+        if self.blocking:
+            self._check_reuse()
+        self._environ = dict(os.environ)
+        self._warm: WarmContainer | None = None
+        self._id = os.urandom(4).hex()
+        self._ended = 0
+
+    def _check_reuse(self) -> None:
+        """Raise InputError for what a container that many tasks share cannot have."""
+        if any(runner.staging.wanted for runner in chain(self) if hasattr(runner, "staging")):
+            raise InputError("reuse = slot with tempdir: a directory cannot be mounted into a container that runs")
+        if any(word.startswith(("--pid", "--pod")) for word in self.options):
+            raise InputError("reuse = slot: it needs a namespace of processes of its own, so no --pid and no --pod")
 
     def check(self) -> None:
-        """Raise InputError if program, image, a mount or an option will not do: one container is tried."""
+        """Raise InputError if program, image, a mount or an option will not do: one container is tried.
+
+        What farmers left that were killed is removed.
+        """
         require_program(self.program)
         for mount in self.mounts:
             mount.check()
         self.staging.check()
         self.check_image()
+        remove_left_directories()
+        self.remove_left_containers()
         inside = Inside(("/bin/sh", "-c", ":"), self.workdir or None, os.getcwd(), (), self.mounts, "")
         said = try_out(self.client(inside))
         if said is not None:
             raise InputError(f"{self.program} cannot run a container of {self.image}: {said}")
+        if self.blocking:
+            self._try_warm(self._start(os.getcwd(), None))
+
+    def _try_warm(self, start: Start) -> None:
+        try:
+            WarmContainer(start).close()
+        except ContainerDied as error:
+            raise InputError(f"{self.program} cannot keep a container of {self.image}: {error}") from None
 
     def check_image(self) -> None:
         """Raise InputError if the image is not there, and cannot be had."""
+
+    def remove_left_containers(self) -> None:
+        """Remove what the program still has of containers whose farmers were killed."""
+
+    def before(self, job: Job) -> None:
+        """Do what every attempt wants done; called in the process that starts it."""
 
     def client(self, inside: Inside) -> tuple[str, ...]:
         """Return the words that start the client; the image and what runs in it come last."""
@@ -106,8 +178,18 @@ class ContainerRunner(Runner):
         return ""
 
     def after(self) -> str:
-        """Return shell text that explains the status in `s`, or passes it on."""
+        """Return shell text that changes the status in `s` to that of the attempt."""
         return ""
+
+    def outside(self, status: int) -> int:
+        """Return the status of an attempt whose task, in a container that is kept, ended with `status`."""
+        return status
+
+    def handed_on(self, name: str) -> bool:
+        """Whether a variable of the attempt comes to be the task's."""
+        return True
+
+    # -- a container for each attempt ----------------------------------------------------------------------------------
 
     def prepare(self, job: Job) -> Command:
         """Return the call of the client; makes the temporary directory, if one is wanted.
@@ -115,24 +197,152 @@ class ContainerRunner(Runner):
         Raises:
             OSError: the temporary directory cannot be made.
         """
+        self.before(job)
         command = after_setup(self.setup, self.inner.prepare(job), self.shell)
         directory = self.staging.directory()
         remove = (*command.remove, *((directory,) if directory else ()))
-        names = tuple(dict.fromkeys((*FARM_VARIABLES, *job.task.env, *command.env, *self.variables)))
+        names = self._names(job, command)
+        name = f"{prefix()}{job.taskid}.{job.attempt}-{os.urandom(6).hex()}"
+        share = None if self.elsewhere else _share(os.getpid())
+        mark = f"{job.slot}.{self._id}"
+        meeting = Mount(share, self.meeting if self.meeting != SHARE else share) if share else None
         inside = Inside(
-            argv=("/bin/sh", "-c", TIED, "sh", *argv_of(command)),
+            argv=(
+                *("/bin/sh", "-c", TIED, "sh", f"{meeting.target}/{mark}" if meeting else "/dev/null", name),
+                *argv_of(command),
+            ),
             cwd=directory or self.workdir or command.cwd or None,
             here=os.path.abspath(command.cwd or job.task.cwd or os.curdir),
             variables=names,
-            mounts=(*self.mounts, *map(Mount, remove)),
-            name=f"taskfarmer-{job.taskid}.{job.attempt}-{os.urandom(6).hex()}",
+            mounts=(*self.mounts, *map(Mount, remove), *((meeting,) if meeting else ())),
+            name=name,
         )
-        script = _HOST.format(exports=self.exports(names), after=self.after() + self.staging.script(job, directory))
+        after = self._not_started(f"{share}/{mark}" if share else "", name) + self.after()
+        script = _HOST.format(exports=self.exports(names), after=after + self.staging.script(job, directory))
         return Command(
             argv=("/bin/sh", "-c", script, leash(), *self.client(inside)),
-            env={**command.env, **self.variables},
+            env={**self.client_env, **command.env, **self.variables},
             remove=remove,
         )
+
+    def _names(self, job: Job, command: Command) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*FARM_VARIABLES, *job.task.env, *command.env, *self.variables)))
+
+    def _not_started(self, mark: str, name: str) -> str:
+        return (_NOT_STARTED if mark else _UNLESS).format(
+            statuses="|".join(map(str, self.own_statuses)),
+            mark=shlex.quote(mark),
+            name=name,
+            hint=shlex.quote(self.hint()),
+        )
+
+    def hint(self) -> str:
+        """Return what to do about a container that could not be started."""
+        return f"see what `{shlex.join(self.trial())}` says"
+
+    def trial(self) -> tuple[str, ...]:
+        """Return the simplest call of the client, for people."""
+        return (self.program, "run", "--rm", self.image, "true")
+
+    # -- a container that is kept --------------------------------------------------------------------------------------
+
+    def run(self, taskid: int, command: str, logfh: TextIO) -> int:
+        """Run the task in the container that is kept, or in one of its own (see Runner.run).
+
+        A container that is not there yet, has died, or is not such as the task needs, is started first. One under which
+        the task was told to end is ended.
+        """
+        if not self.blocking:
+            return super().run(taskid, command, logfh)
+        job = self._job_for(taskid, command)
+        self.before(job)
+        made = after_setup(self.setup, self.inner.prepare(job), self.shell)
+        environ = {**os.environ, **made.env, **self.variables}
+        names = (name for name in self._names(job, made) if name in environ and self.handed_on(name))
+        logfh.flush()
+        try:
+            warm = self._kept(os.path.abspath(made.cwd or os.curdir), made.cwd)
+            if self._terminated:  # while it started
+                warm.terminate()
+            status = warm.run(argv_of(made), {name: environ[name] for name in names}, logfh.fileno())
+        except ContainerDied as error:
+            self._cool()
+            if not self._terminated:
+                logfh.write(f"taskfarmer: {error}; {self.hint()}\n")
+            return self.own_statuses[0]
+        except BaseException:
+            self._cool()
+            raise
+        if self._terminated:
+            self._cool()
+        return self.outside(status)
+
+    def _kept(self, here: str, cwd: str | None) -> WarmContainer:
+        """Return the container, if need be a new one."""
+        if self._warm is not None and (self._warm.start != self._start(here, cwd) or not self._warm.lives):
+            self._cool()
+        if self._warm is None:
+            self._warm = WarmContainer(self._start(here, cwd), lambda: self._terminated)
+        return self._warm
+
+    def _start(self, here: str, cwd: str | None) -> Start:
+        """Return how a container for tasks in that directory is started."""
+        target = self.meeting
+        inside = Inside(
+            argv=("/bin/sh", f"{target}/server", target),
+            cwd=self.workdir or cwd or None,
+            here=here,
+            variables=(),
+            mounts=(*self.mounts, Mount(SHARE, target)),
+            name=f"{prefix()}slot-{self._id}.{self._ended}",
+        )
+        environ = {**self._environ, **self.client_env}
+        return Start(self.client(inside), tuple(sorted(environ.items())), here, tuple(sorted(os.sched_getaffinity(0))))
+
+    def terminate(self) -> None:
+        """Have the task told to end (see Runner.terminate)."""
+        super().terminate()
+        if self._warm is not None:
+            self._warm.terminate()
+
+    def _cool(self) -> None:
+        """End the container that is kept, if there is one."""
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
+            self._ended += 1  # the next has a name of its own, should this one's record still be there
+
+    def close(self) -> None:
+        """End the container that is kept; remove what this process made (see Runner.close).
+
+        The farmer, which ran nothing itself, removes what is left of containers whose processes had to be killed.
+        """
+        self._cool()
+        if self.blocking and self.job is None:
+            self.remove_left_containers()
+            remove_left_directories()
+        if _share.cache_info().currsize:
+            _remove(os.getpid(), os.path.dirname(_share(os.getpid())))
+            _share.cache_clear()
+
+
+@cache
+def _share(pid: int) -> str:
+    """Make the directory in which the containers of this process leave their names, one file a slot.
+
+    Open to all, since tasks may have another user, but in a directory that is not.
+    """
+    place = private_directory()
+    share = os.path.join(place, "share")
+    os.mkdir(share)
+    os.chmod(share, 0o777)
+    atexit.register(_remove, pid, place)
+    return share
+
+
+def _remove(pid: int, place: str) -> None:
+    if os.getpid() == pid:  # not a child of it
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def assignments(text: str) -> dict[str, str]:
@@ -155,16 +365,10 @@ def try_out(argv: tuple[str, ...]) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if done.returncode == 0:
         return None
-    lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-    return f"{lines[-1]} (status {done.returncode})" if lines else f"status {done.returncode}"
+    said = message(done.stderr + done.stdout)
+    return f"{said} (status {done.returncode})" if said else f"status {done.returncode}"
 
 
 def asked(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a short command of the container program, and return what it said; OSError if it cannot be started."""
     return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-
-
-def own_status(statuses: str, program: str, what: str) -> str:
-    """Return shell text that writes a line when the status in `s` is one by which the program speaks of itself."""
-    said = shlex.quote(f"{program}: {what}, unless the task itself ended so")
-    return f'case $s in {statuses}) echo "taskfarmer: status $s of "{said} >&2 ;; esac\n'

@@ -15,6 +15,8 @@ import os
 from functools import cache
 
 TIED = """\
+echo "$2" 2>/dev/null >"$1"
+shift 2
 if [ $$ -lt 300 ]; then
     exec 3<&0
     ((read -r nothing; kill -KILL $$) <&3 3<&- >/dev/null 2>&1 &)
@@ -22,11 +24,35 @@ if [ $$ -lt 300 ]; then
 fi
 exec "$@" </dev/null
 """
-"""What runs in the container: the arguments, and beside them what waits for the end of the leash.
+"""What runs in the container: the arguments, and beside them what waits for the end of the leash. Before that it leaves
+its name in a file (the first two words), by which is known that it was started.
 
 Linux gives out ids below 300 only in a fresh namespace of processes, never again after they have wrapped around. In the
 machine's own namespace, where nothing would end the waiting process with the task, there is no need for it: the task
 belongs to the attempt's process group. The fork is double, so that the task has no child that it does not know.
+"""
+
+TIED_STEP = """\
+_start() {
+    read -r _stat <"/proc/$$/stat" || return
+    set -- ${_stat##*)}
+    echo "${20}"
+}
+_started=$(_start)
+exec 3<&0
+((
+    read -r _nothing
+    [ "$(_start)" = "$_started" ] || exit
+    [ "${SLURM_LOCALID:-0}" != 0 ] || scancel "$SLURM_JOB_ID.$SLURM_STEP_ID"
+    sleep 10
+    [ "$(_start)" != "$_started" ] || kill -KILL $$
+) <&3 3<&- >/dev/null 2>&1 &)
+exec 3<&-
+exec "$@" </dev/null
+"""
+"""What runs in a step of Slurm. A step outlives its srun when that is killed with its group, and srun does not know
+of the farmer's end; its input ends in both cases. Then Slurm is told to end the step, with all that is in it; where it
+cannot be, the task's own process is killed. The input ends after the task as well, whose pid may be another's by then.
 """
 
 

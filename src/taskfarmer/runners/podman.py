@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from taskfarmer.errors import InputError
-from taskfarmer.runners.base import Command, Job, Runner
-from taskfarmer.runners.containers import ContainerRunner, Inside, asked, own_status, try_out
+from taskfarmer.runners.base import Job
+from taskfarmer.runners.containers import ContainerRunner, Inside, asked, try_out
 from taskfarmer.runners.mounts import Mount, fields
+from taskfarmer.runners.owners import is_left
 from taskfarmer.runners.wrapping import flag
 
 PULL = ("missing", "never", "always")
@@ -23,6 +24,7 @@ class _EngineRunner(ContainerRunner):
         InputError: an argument cannot be used.
     """
 
+    own_statuses = (125, 126, 127)
     commas_in_mounts = True
     """Whether `--mount` understands quoted fields."""
 
@@ -38,30 +40,9 @@ class _EngineRunner(ContainerRunner):
         memory: str = "",
         pull: str = "missing",
         mount_cwd: bool | str = True,
-        options: str = "",
-        setup: str = "",
-        shell: str = "sh",
-        env: str = "",
-        tempdir: bool | str = False,
-        stageout: str = "",
-        destination: str = "",
-        inner: Runner | str | None = None,
-        **inner_arguments: Any,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            image,
-            mounts=volumes,
-            setup=setup,
-            shell=shell,
-            env=env,
-            workdir=workdir,
-            tempdir=tempdir,
-            stageout=stageout,
-            destination=destination,
-            options=options,
-            inner=inner,
-            inner_arguments=inner_arguments,
-        )
+        super().__init__(image, mounts=volumes, workdir=workdir, **common)
         if pull not in PULL:
             raise InputError(f"pull = {pull}: there are {', '.join(PULL)}")
         if group and not user:
@@ -141,18 +122,22 @@ class _EngineRunner(ContainerRunner):
         ends = (f"source={mount.source}", f"target={mount.target}")
         return "--mount", fields("type=bind", *ends, *(("readonly",) if mount.read_only else ()))
 
-    def after(self) -> str:
-        """Return what explains the statuses by which the program speaks of itself."""
-        return own_status("125", self.program, "the container could not be made") + own_status(
-            "126|127", self.program, "what the container was to run cannot be run"
-        )
+    def remove_left_containers(self) -> None:
+        """Remove containers of farmers that were killed: what removes them may have been killed, too."""
+        listed = asked((self.program, "ps", "--all", "--filter=name=taskfarmer-", "--format={{.ID}} {{.Names}}"))
+        pairs = (line.split() for line in listed.stdout.splitlines())
+        left = [pair[0] for pair in pairs if len(pair) == 2 and is_left(pair[1])]
+        for _ in range(3):  # Podman's first try may only notice that the container is dead
+            if not left or asked((self.program, "rm", "--force", *left)).returncode == 0:
+                return
 
-    def prepare(self, job: Job) -> Command:
-        """Return the call (see ContainerRunner); the first one leaves a record of the image in the workdir."""
+    def before(self, job: Job) -> None:
+        """Leave a record of the image in the workdir, once."""
+        if self.blocking and not self._recorded:  # this is a process of its own, which has checked nothing
+            self._inspect()
         if self.digest and not self._recorded and os.path.isabs(job.workdir):  # else it runs without a farm
-            self._recorded = True
             _record(job.workdir, {"image": self.image, "id": self.digest, "digests": self.repo_digests})
-        return super().prepare(job)
+        self._recorded = True
 
 
 class PodmanRunner(_EngineRunner):

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Command, Job, Runner
-from taskfarmer.runners.leash import leash
+from taskfarmer.runners.leash import TIED_STEP, leash
 from taskfarmer.runners.mounts import words_of
 from taskfarmer.runners.programs import require_program
 from taskfarmer.runners.wrapping import Staging, argv_of, inner_runner
@@ -37,12 +37,14 @@ class SlurmStepRunner(Runner):
         **inner_arguments: Any,
     ) -> None:
         self.options = words_of(options, "options")
+        if any(word.startswith(("--input", "-i")) for word in self.options):
+            raise InputError("options: --input is what ends a step with its farmer")
         self.nodes = _count(nodes, "nodes")
         self.ntasks = _count(ntasks, "ntasks")
         if self.nodes > self.ntasks:
             raise InputError(f"nodes = {self.nodes}: more than ntasks = {self.ntasks}")
         self.staging = Staging.of(tempdir, stageout, destination)
-        self.inner = inner_runner(inner, inner_arguments, shell)
+        self.inner = inner_runner(inner, inner_arguments, shell, elsewhere=True)
 
     def check(self) -> None:
         """Raise InputError without srun, or outside an allocation, where srun would submit a job for each task."""
@@ -76,10 +78,10 @@ class SlurmStepRunner(Runner):
             *self.options,
         )
         if leash() in argv:  # a container's: on another node that path is not, but srun hands its input on
-            here = ("/bin/sh", "-c", 'exec "$@" <"$0"', leash())
-            argv = (*here, *call, *("/dev/stdin" if word == leash() else word for word in argv))
+            inside = tuple("/dev/stdin" if word == leash() else word for word in argv)
         else:
-            argv = (*call, *argv)
+            inside = ("/bin/sh", "-c", TIED_STEP, "sh", *argv)
+        argv = ("/bin/sh", "-c", 'exec "$@" <"$0"', leash(), *call, *inside)
         return self.staging.around(job, replace(command, line=None, argv=argv))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,8 +37,12 @@ def flag(value: bool | str, name: str) -> bool:
     return text in ("true", "yes", "on", "1")
 
 
-def inner_runner(inner: Runner | str | None, arguments: Mapping[str, Any], shell: str = "sh") -> Runner:
+def inner_runner(
+    inner: Runner | str | None, arguments: Mapping[str, Any], shell: str = "sh", *, elsewhere: bool = False
+) -> Runner:
     """Return the runner inside another one: itself, by the path of its class, or `BasicRunner`.
+
+    `elsewhere`: the outer one runs it where the files of this machine may not be.
 
     Raises:
         InputError: an argument does not begin with `inner.` (then it is nobody's), or is for an inner runner that there
@@ -56,9 +60,21 @@ def inner_runner(inner: Runner | str | None, arguments: Mapping[str, Any], shell
         inner = build(Definition("runner", "inner", inner, keys, "inner", 0))
     made = BasicRunner(shell) if inner is None else inner
     assert isinstance(made, Runner)
+    if made.blocking:
+        raise InputError("inner: a container that is kept (reuse = slot) cannot be inside another runner")
     if not is_declarative(made):
         raise InputError(f"inner: {type(made).__name__} has no prepare", hint="an old runner cannot run in another one")
+    if elsewhere:
+        for runner in chain(made):
+            runner.elsewhere = True
     return made
+
+
+def chain(runner: Runner) -> Iterator[Runner]:
+    """Yield a runner, the one in it, and so on."""
+    while isinstance(runner, Runner):
+        yield runner
+        runner = getattr(runner, "inner", None)  # type: ignore[assignment]  # None ends it
 
 
 def argv_of(command: Command) -> tuple[str, ...]:

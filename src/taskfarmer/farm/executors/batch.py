@@ -5,8 +5,8 @@ job's program (`element`) runs the task as a farmer would and leaves its end in 
 what becomes of the others: jobs that ended without a word are *lost*, and are run again at no cost to the task.
 
 A submission outlives the farmer. Who is given a task that a dead farmer had submitted attaches to that job rather than
-submit another, and takes its end from there: so nothing runs twice because a farmer was killed. An element whose end
-stands in the ledger is noted in `seen`, so that it is never attached to again.
+submit another, and takes its end from there: so nothing runs twice because a farmer was killed (`left`). A farmer that
+leaves though nobody wished its tasks to end (its terminal is closed, its own time is over) leaves its jobs likewise.
 
 The scheduler is asked one thing at a time (`errand`), beside the loop.
 """
@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from selectors import BaseSelector
 from typing import Any, cast
@@ -31,57 +29,47 @@ from ...batch import (
     JobState,
     JobStatus,
     Limits,
-    Needs,
     NoAnswer,
     Refused,
     Steps,
-    Submission,
     Submitted,
     Unsure,
 )
 from ...batch.pace import Backoff, Polling, Rate
 from ...batch.script import UNSEEN
-from ...core.model import Task, encode_task
-from ...definitions import Definition
+from ...core.words import plural
 from ...errors import TaskfarmerError
 from ..disk import Disk, chance
-from ..submissions import Request, Submissions, fresh_name
+from ..submissions import SETTLED_S, Request, Submissions, fresh_name
 from ..workdir import Workdir
 from .base import Exit, Launch, StartError
 from .errand import Errand
+from .jobs import Jobs
+from .left import Left, belongs_to
 
 GATHER_S = 0.5
 """How long attempts are gathered for one submission."""
-ELEMENTS = 1000
-"""Most elements of one submission, whatever the site allows: a refusal then concerns no more."""
 LATE_S = 5.0
 """How much later than the end of its job a result may come up in the list of its directory. It is looked for by that
 list alone, since NFS remembers for half a minute that a name was looked up in vain."""
-CANCEL_S = 60.0
-"""How long is waited for jobs to end that were cancelled."""
+CANCEL_S = 90.0
+"""How long is waited for jobs to end that are to be cancelled, also if the scheduler does not answer; longer than it
+takes to learn what became of a submission."""
 KILLED, TOLD = -9, -15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Jobs:
-    """What jobs are made of: what each needs beyond what its task says, and how the tasks are run in them."""
-
-    needs: Needs
-    runner: Definition
-    cwd: str
-    logs: bool
-    timeout_s: float | None
-    grace_s: float
 
 
 @dataclass(slots=True)
 class _Element:
-    """One job of ours. Times on the executor's clock: when it was seen to be over, when it was cancelled."""
+    """One job of ours. Times on the executor's clock: when it was seen to be over, when it was told to end.
+
+    `known`: the scheduler has said something of it.
+    """
 
     launch: Launch
+    known: bool = False
     over: JobStatus | None = None
     over_at: float = 0.0
-    cancelled_at: float | None = None
+    told_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -122,17 +110,17 @@ class BatchJobs:
         self._clock = clock
         self._wall = wall
         self._submissions = Submissions(workdir.jobs, disk)
+        self._left = Left(self._submissions, disk)
         self._limits: Limits | None = None
         self._waiting: dict[int, Launch] = {}
         self._since = 0.0
         self._batches: dict[str, _Batch] = {}
         self._where: dict[int, tuple[str, int]] = {}
-        self._known: set[str] = set()
-        self._adoptable: dict[int, tuple[Request, int]] = {}
         self._ends: list[Exit] = []
-        self._told: list[tuple[str, int]] = []
+        self._taken_in: list[tuple[str, int]] = []
         self._cancels: set[int] = set()
-        self._leftover: list[JobId] = []
+        self._lets_go = False
+        self._let_go = 0
         self._errand: Errand[Any] | None = None
         self._then: Callable[[Errand[Any]], None] = _nothing
         self._began = 0.0
@@ -154,76 +142,82 @@ class BatchJobs:
         """Submit an attempt in a moment, or attach to a job of it that is there."""
         if self.trouble:
             raise StartError(self.trouble, retryable=True)
-        try:
-            adopted = launch.attempt > 1 and self._adopt(launch)
-        except (OSError, TaskfarmerError) as error:
-            raise StartError(f"earlier jobs cannot be looked up: {error}", retryable=True) from error
-        if not adopted:
+        found = self._job_left(launch)
+        if found is None:
             self._wait_for(launch)
+        elif found[0].system == self._system.name:
+            self._attach_to(*found, launch)
+        else:
+            self.trouble = belongs_to(*found, launch.id)
+            raise StartError(self.trouble, retryable=True)
+
+    def holds(self, launch: Launch) -> bool:
+        """Whether there is a job to attach to; also if that cannot be looked up now, which `start` will say."""
+        try:
+            return self._job_left(launch) is not None
+        except StartError:
+            return True
 
     def reap(self) -> Iterable[Exit]:
         """Return what ended; go on with what the scheduler is to be asked."""
-        self._mark_seen()
+        self._note_taken_in()
         self._go_on()
         self._look()
         ends, self._ends = self._ends, []
         return ends
 
     def signal(self, id: int, number: int) -> None:
-        """Cancel the job of an attempt; the second time it is given up."""
+        """Cancel the job of an attempt, whatever the signal; or leave it to the next farmer, after `let_go`."""
         if self._waiting.pop(id, None) is not None:
             self._ends.append(Exit(id, TOLD))
+        elif id in self._where and self._lets_go:
+            self._release(id)
         elif id in self._where:
             self._cancels.add(id)
+            element = self._element(id)
+            element.told_at = element.told_at or self._clock()
+
+    def let_go(self) -> None:
+        """From now on who is told to end is left in the queue, where that keeps it alive."""
+        self._lets_go = self._system.lasting
 
     def close(self) -> None:
         """Let go; jobs that run are left to who attaches to them."""
-        self._mark_seen()
+        self._note_taken_in()
         if self._errand is not None:
             self._errand.abandon()
+        if self._let_go:
+            many = plural(self._let_go, "job")
+            self._say(f"{many} left in the queue of {self._system.title}: the next farmer attaches to what is there")
 
     # -- jobs of earlier farmers ---------------------------------------------------------------------------------------
 
-    def _adopt(self, launch: Launch) -> bool:
-        """Attach to a job that an earlier farmer submitted for this task, if there is one whose end nobody recorded."""
-        for request in self._submissions.all("tasks", besides=self._known):
-            self._known.add(request.submission.name)
-            seen = self._seen(request)
-            for element, (task, _attempt) in enumerate(request.extra["tasks"], 1):
-                if element not in seen and not isinstance(request.outcome, Refused):
-                    self._adoptable[task] = request, element
-        found = self._adoptable.pop(launch.id, None)
-        if found is None:
-            return False
-        request, element = found
-        batch = self._batches.setdefault(request.submission.name, _Batch(request))
-        batch.elements[element] = _Element(launch)
-        self._where[launch.id] = request.submission.name, element
-        if self._jobs.logs:  # what the job writes is the output of this attempt
-            with suppress(OSError):
-                os.symlink(
-                    os.path.basename(self._log(request, element)), self._workdir.log_file(launch.id, launch.attempt)
-                )
-        self._next_poll = self._next_look = 0.0
-        return True
-
-    def _log(self, request: Request, element: int) -> str:
-        task, attempt = request.extra["tasks"][element - 1]
-        return self._workdir.log_file(task, attempt)
-
-    def _seen(self, request: Request) -> set[int]:
+    def _job_left(self, launch: Launch) -> tuple[Request, int] | None:
+        """Return the job of an earlier attempt that may run, or whose end nobody recorded."""
+        if launch.attempt <= 1:
+            return None
         try:
-            return {int(word) for word in self._disk.read(f"{request.submission.directory}/seen").split()}
-        except FileNotFoundError:
-            return set()
+            return self._left.job_of(launch.id)
+        except (OSError, TaskfarmerError) as error:
+            raise StartError(f"earlier jobs cannot be looked up: {error}", retryable=True) from error
 
-    def _mark_seen(self) -> None:
-        """What was returned by the last `reap` stands in the journal by now."""
-        told, self._told = self._told, []
-        for name in {name for name, _ in told}:
-            elements = [element for which, element in told if which == name]
-            with suppress(OSError), open(self._submissions.directory(name) / "seen", "a") as file:
-                file.write("".join(f"{element}\n" for element in elements))
+    def _attach_to(self, request: Request, number: int, launch: Launch) -> None:
+        name = request.submission.name
+        batch = self._batches.setdefault(name, _Batch(request))
+        batch.elements[number] = _Element(launch)
+        self._where[launch.id] = name, number
+        if self._jobs.logs:  # what the job writes is the output of this attempt
+            written = os.path.basename(self._workdir.log_file(*request.extra["tasks"][number - 1]))
+            with suppress(OSError):
+                os.symlink(written, self._workdir.log_file(launch.id, launch.attempt))
+        self._next_poll = self._next_look = 0.0
+
+    def _note_taken_in(self) -> None:
+        """What was returned by the last `reap` stands in the journal by now: nobody is to attach to it again."""
+        taken_in, self._taken_in = self._taken_in, []
+        for name in {name for name, _ in taken_in}:
+            elements = [element for which, element in taken_in if which == name]
+            self._left.over(name, elements)
             for element in elements:
                 self._tidy(self._submissions.directory(name) / f"out.{element}")
 
@@ -232,6 +226,17 @@ class BatchJobs:
         with suppress(OSError):
             if not said.stat().st_size:
                 self._disk.remove(str(said))
+
+    def _release(self, id: int) -> None:
+        """Wait no longer for a job, which is left to whoever is given its task next."""
+        name, number = self._where.pop(id)
+        batch = self._batches[name]
+        del batch.elements[number]
+        if not batch.elements:
+            del self._batches[name]
+        self._cancels.discard(id)
+        self._ends.append(Exit(id, TOLD))
+        self._let_go += 1
 
     # -- asking the scheduler ------------------------------------------------------------------------------------------
 
@@ -254,13 +259,12 @@ class BatchJobs:
 
     def _next_errand(self, now: float) -> bool:
         """What is most urgent: to end jobs, to learn what became of submissions, to submit, to ask how jobs are."""
-        if (self._cancels or self._leftover) and now >= self._cancelling.until:
+        if self._cancels and now >= self._cancelling.until:
             # Of a submission that is on its way nobody knows the jobs yet.
             ids = [id for id in self._cancels if not self._batch(id).request.is_open]
-            jobs = [job for job in map(self._job, ids) if job] + self._leftover
-            if ids or jobs:
-                self._leftover = []
-                return self._ask(self._system.cancel(jobs), lambda errand: self._cancelled(ids, jobs, errand))
+            if ids:
+                jobs = [job for job in map(self._job, ids) if job]
+                return self._ask(self._system.cancel(jobs), lambda errand: self._cancelled(ids, errand))
         if now >= self._asking.until:
             for batch in self._batches.values():
                 if batch.request.is_open and batch.elements:
@@ -287,13 +291,10 @@ class BatchJobs:
 
     def _submit(self, now: float) -> bool:
         """Hand over the attempts that need the same as the first one that waits."""
-        first = next(iter(self._waiting.values()))
-        needs = self._needs(first.task)
         assert self._limits is not None
-        most = min(ELEMENTS, self._limits.elements)
-        chosen = [launch for launch in self._waiting.values() if self._needs(launch.task) == needs][:most]
+        chosen = self._jobs.together(self._waiting.values(), self._limits.elements)
         try:
-            request = self._request(chosen, needs)
+            request = self._request(chosen)
         except TaskfarmerError as error:  # the system cannot do what is asked for
             self.trouble = str(error)
             self._give_up(chosen)
@@ -303,7 +304,6 @@ class BatchJobs:
             self._say_once(f"nothing can be submitted, {error.filename or self._workdir.jobs}: {error.strerror}")
             return False
         name = request.submission.name
-        self._known.add(name)
         batch = self._batches[name] = _Batch(request)
         for element, launch in enumerate(chosen, 1):
             del self._waiting[launch.id]
@@ -312,38 +312,12 @@ class BatchJobs:
         self._rate.note(now)
         return self._ask(self._submissions.submit(self._system, request), lambda errand: self._submitted(batch, errand))
 
-    def _needs(self, task: Task) -> Needs:
-        asked = self._jobs.needs
-        return replace(
-            asked,
-            cpus=max(task.cpus, asked.cpus),
-            memory_bytes=task.memory_bytes or asked.memory_bytes,
-            gpus=task.gpus or asked.gpus,
-        )
-
-    def _request(self, launches: list[Launch], needs: Needs) -> Request:
+    def _request(self, launches: list[Launch]) -> Request:
         name = fresh_name()
-        directory = self._submissions.directory(name)
-        submission = Submission(
-            name=name,
-            directory=directory,
-            body=f"exec {shlex.quote(sys.executable)} -P -m taskfarmer.farm.executors.element",
-            cwd=self._jobs.cwd,
-            output=f"{directory}/out.{{element}}",
-            count=len(launches),
-            needs=needs,
-        )
-        extra = {
-            "tasks": [[launch.id, launch.attempt] for launch in launches],
-            "texts": [encode_task(launch.task).decode() for launch in launches],
-            "slots": [launch.share.slots[0] for launch in launches],
-            "runner": self._jobs.runner.to_json(),
-            "workdir": str(self._workdir.path),
-            "logs": self._jobs.logs,
-            "timeout_s": self._jobs.timeout_s,
-            "grace_s": self._jobs.grace_s,
-        }
-        return self._submissions.request("tasks", self._system, submission, self._wall(), extra)
+        submission = self._jobs.submission(name, self._submissions.directory(name), launches)
+        request = self._submissions.request("tasks", self._system, submission, self._wall(), self._jobs.extra(launches))
+        self._left.made(request)
+        return request
 
     def _submitted(self, batch: _Batch, errand: Errand[Any]) -> None:
         now = self._clock()
@@ -379,7 +353,10 @@ class BatchJobs:
             self._give_up(launches)
 
     def _forget(self, batch: _Batch) -> list[Launch]:
-        """Take the attempts out of a submission that came to nothing; those that were to be cancelled end with that."""
+        """Return the attempts of a submission that came to nothing; but for those that were to be cancelled, and those
+        that left their ends all the same.
+        """
+        self._take_in_results(batch)
         launches = []
         for element in batch.elements.values():
             del self._where[element.launch.id]
@@ -388,6 +365,7 @@ class BatchJobs:
                 self._ends.append(Exit(element.launch.id, TOLD))
             else:
                 launches.append(element.launch)
+        self._left.over(batch.request.submission.name, list(batch.elements))
         batch.elements.clear()
         self._batches.pop(batch.request.submission.name, None)
         return launches
@@ -422,6 +400,9 @@ class BatchJobs:
     def _batch(self, id: int) -> _Batch:
         return self._batches[self._where[id][0]]
 
+    def _element(self, id: int) -> _Element:
+        return self._batch(id).elements[self._where[id][1]]
+
     def _open_elements(self) -> Iterator[tuple[_Batch, int, _Element]]:
         for batch in self._batches.values():
             for number, element in batch.elements.items():
@@ -441,16 +422,24 @@ class BatchJobs:
         changed = False
         for batch, number, element in self._open_elements():
             status = statuses.get(batch.job(number))
-            if status is None or element.over is not None:
+            if status is None or element.over is not None or self._is_not_there_yet(batch, element, status):
                 continue
+            element.known = True
             if status.state.is_over:
                 element.over, element.over_at, changed = status, now, True
+                if status.state is JobState.LOST and element.told_at is None:
+                    self._cancels.add(element.launch.id)  # it may be on hold, or come again by itself
             elif status.state is JobState.HELD:
                 task = element.launch.id
                 self._say_once(f"job {batch.job(number)} (task {task}) is held: {status.reason or 'no reason given'};"
                                " release it, or `taskfarmer cancel` the task")  # fmt: skip
         self._next_poll = now + self._polling.next_s(changed=changed, took_s=now - self._began)
         self._next_look = now
+
+    def _is_not_there_yet(self, batch: _Batch, element: _Element, status: JobStatus) -> bool:
+        """Whether the scheduler may not know a job since it is so new: some tell of it seconds after they took it."""
+        young = self._wall() - batch.request.time < SETTLED_S
+        return young and status.state is JobState.GONE and not element.known
 
     def _no_answer(self, error: Exception) -> None:
         wait_s = self._asking.failed(self._clock(), chance())
@@ -459,21 +448,16 @@ class BatchJobs:
         self._say_once(f"{self._system.title} does not answer ({error}); jobs go on, it is asked again")
         self._next_poll = self._clock() + wait_s
 
-    def _cancelled(self, ids: list[int], jobs: list[JobId], errand: Errand[Any]) -> None:
+    def _cancelled(self, ids: list[int], errand: Errand[Any]) -> None:
         now = self._clock()
         if errand.error is not None:
-            self._leftover = jobs
             if not isinstance(errand.error, (NoAnswer, OSError)):
                 raise errand.error
             self._cancelling.failed(now, chance())
             self._say_once(f"jobs cannot be cancelled now ({errand.error}); it is tried again")
             return
         self._cancelling.went_well()
-        for id in ids:
-            self._cancels.discard(id)
-            if id in self._where:
-                name, number = self._where[id]
-                self._batches[name].elements[number].cancelled_at = now
+        self._cancels.difference_update(ids)
         self._polling.every_s = self._polling.least_s
         self._next_poll = now + 0.5
 
@@ -486,12 +470,22 @@ class BatchJobs:
             return
         self._next_look = now + self._polling.least_s
         for batch in list(self._batches.values()):
-            there = self._results(batch) if batch.elements else set()
+            self._take_in_results(batch)
             for number, element in list(batch.elements.items()):
-                end = self._result(batch, number, element) if number in there else None
-                end = end or self._end_without_result(batch, number, element, now)
+                end = self._end_without_result(batch, number, element, now)
                 if end is not None:
+                    self._left.over(batch.request.submission.name, [number])
                     self._end(batch, number, end)
+                elif element.told_at is not None and now - element.told_at > CANCEL_S:
+                    self._release(element.launch.id)
+
+    def _take_in_results(self, batch: _Batch) -> None:
+        there = self._results(batch) if batch.elements else set()
+        for number in there & batch.elements.keys():
+            end = self._result(batch, number, batch.elements[number])
+            if end is not None:
+                self._taken_in.append((batch.request.submission.name, number))
+                self._end(batch, number, end)
 
     def _results(self, batch: _Batch) -> set[int]:
         with suppress(OSError):
@@ -506,21 +500,20 @@ class BatchJobs:
             said = json.loads(self._disk.read(path))
             usage = float(said["user_s"]), float(said["system_s"]), int(said["rss_kib"])
             reason = str(said["reason"])
-            return Exit(element.launch.id, int(said["status"]), *usage, reason="" if reason == "-" else reason)
-        except (OSError, ValueError, KeyError):  # out of reach for a moment
+            return Exit(element.launch.id, int(said["status"]), *usage, reason="ended" if reason == "-" else reason)
+        except (OSError, ValueError, KeyError, TypeError):  # out of reach for a moment
             return None
 
     def _end_without_result(self, batch: _Batch, number: int, element: _Element, now: float) -> Exit | None:
         """Return the end of a job that is over and has written none: it was lost, whatever its script's status says."""
-        id, job = element.launch.id, batch.job(number)
-        if element.cancelled_at is not None and (element.over or now - element.cancelled_at > CANCEL_S):
-            return Exit(id, KILLED if element.over is None else TOLD, reason="lost")
-        status = element.over
+        id, job, status = element.launch.id, batch.job(number), element.over
         if status is None:
             if batch.request.jobs and not job:  # found by name, without this element
                 return Exit(id, KILLED, reason="lost")
             return None
-        if now - element.over_at < LATE_S:
+        if element.told_at is not None and status.state is not JobState.ENDED:
+            return Exit(id, TOLD, reason="lost")
+        if now - element.over_at < LATE_S or (id in self._cancels and now - element.over_at < CANCEL_S):
             return None
         if status.exit_status == UNSEEN:
             why = "the node does not see the workdir; see its output in " + str(batch.request.submission.directory)
@@ -530,15 +523,12 @@ class BatchJobs:
             what = status.reason or "ended" if status.exit_status is None else f"ended with status {status.exit_status}"
             why = f"it {what} before the task's end was written down"
         self._say(f"task {id}: job {job} is lost ({why})")
-        if status.state is JobState.LOST:
-            self._leftover.append(job)  # what is on hold for good, or comes again by itself
         return Exit(id, KILLED, reason="lost")
 
     def _end(self, batch: _Batch, number: int, end: Exit) -> None:
         del batch.elements[number]
         del self._where[end.id]
         self._cancels.discard(end.id)
-        self._told.append((batch.request.submission.name, number))
         self._ends.append(end)
         if not batch.elements:
             del self._batches[batch.request.submission.name]

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from selectors import BaseSelector
+from typing import TYPE_CHECKING
 
 from ...errors import TaskfarmerError
+from ..disk import Disk
+from ..workdir import Workdir
 from .base import Executor, Exit, Launch, StartError
-from .left import Left, belongs_to
+
+if TYPE_CHECKING:
+    from .left import Left
 
 
 class BesideJobs:
-    """An executor of this machine (`Executor`) that minds what was submitted."""
+    """An executor of this machine (`Executor`) that heeds what other farmers submitted."""
 
-    def __init__(self, inner: Executor, left: Left) -> None:
+    def __init__(self, inner: Executor, workdir: Workdir, disk: Disk) -> None:
         self.trouble = ""
         self.keeps_time = inner.keeps_time
         self._inner = inner
-        self._left = left
+        self._workdir = workdir
+        self._disk = disk
+        self._left: Left | None = None
 
     def attach(self, selector: BaseSelector) -> None:
         """Register what wakes the executor."""
@@ -29,15 +36,22 @@ class BesideJobs:
 
     def start(self, launch: Launch) -> None:
         """Start an attempt, unless a job may be running its task. A first attempt has no job from before."""
-        if launch.attempt > 1:
-            try:
-                found = self._left.job_of(launch.id)
-            except (OSError, TaskfarmerError) as error:
-                raise StartError(f"earlier jobs cannot be looked up: {error}", retryable=True) from error
-            if found is not None:
-                self.trouble = belongs_to(*found, launch.id)
-                raise StartError(self.trouble, retryable=True)
+        if launch.attempt > 1 and self._workdir.jobs.is_dir():
+            self._heed_jobs(launch)
         self._inner.start(launch)
+
+    def _heed_jobs(self, launch: Launch) -> None:
+        from ..submissions import Submissions  # most farms never submitted anything
+        from .left import Left, belongs_to
+
+        self._left = self._left or Left(Submissions(self._workdir.jobs, self._disk), self._disk)
+        try:
+            found = self._left.job_of(launch.id)
+        except (OSError, TaskfarmerError) as error:
+            raise StartError(f"earlier jobs cannot be looked up: {error}", retryable=True) from error
+        if found is not None:
+            self.trouble = belongs_to(*found, launch.id)
+            raise StartError(self.trouble, retryable=True)
 
     def holds(self, launch: Launch) -> bool:
         """Nothing of an attempt is there before it is started."""

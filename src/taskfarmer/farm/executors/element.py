@@ -5,8 +5,9 @@ task as a farmer on this node would, and writes how it ended into results/N, who
 need not ask the scheduler. Its own exit status is the task's, for the scheduler's books.
 
 SIGTERM comes from the scheduler: cancelled, preempted, out of time. It is passed on to all processes of the task, the
-grace later SIGKILL. Then no end is written: the scheduler says whether the job was lost, or comes again after a
-requeue, and does what it did not finish. A job that comes again although its end was written down does nothing.
+grace later SIGKILL. Then no end is written, unless the task had succeeded before: the scheduler says whether the job
+was lost, or comes again after a requeue, and does what it did not finish. A job that comes again although its end was
+written down does nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from .worker import Attendant
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 CANNOT_WRITE = 74
 """EX_IOERR of sysexits.h: the result could not be written."""
-AGAIN_S = 60.0
-"""How long it is tried to write the result."""
+AGAIN_S = 900.0
+"""How long it is tried to write the result: longer than a file server takes to start again. Who could not write it has
+worked for nothing.
+"""
 
 
 class Element:
@@ -63,17 +66,25 @@ class Element:
             signal.signal(number, lambda *_: self._end("lost"))
         signal.signal(signal.SIGALRM, self._time_is_over)
         timeout_s = self._task.timeout_s if self._task.timeout_s is not None else self._given["timeout_s"]
+        try:
+            log = self._log()
+        except OSError as error:
+            os.write(self._say, f"taskfarmer: {error.filename}: {error.strerror}\n".encode())
+            return CANNOT_WRITE
         if timeout_s is not None:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        said = Attendant().attempt(self._job(), self._log())
+        said = Attendant().attempt(self._job(), log)
+        reason = self._reason  # who succeeded before any signal came has finished, whatever comes from now on
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self._doubt(said["status"])
-        if self._reason == "lost":
+        if said["status"]:
+            self._doubt(said["status"])
+            reason = self._reason
+        if reason == "lost":
             return 128 + signal.SIGTERM
         answer = {
             **said,
             "attempt": self._attempt,
-            "reason": self._reason,
+            "reason": reason,
             "start": began,
             "end": time.time(),
             "host": socket.gethostname(),
@@ -109,6 +120,8 @@ class Element:
         if self._given["logs"]:
             end = "" if self._attempt <= 1 else f".{self._attempt}"
             path = f"{self._given['workdir']}/logs/log_{self._id}{end}"
+            with suppress(OSError):  # somebody removed it: as for a farmer, that is no reason not to run
+                os.mkdir(os.path.dirname(path))
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
     def _doubt(self, status: int) -> None:
@@ -163,6 +176,7 @@ def main() -> int:
         return CANNOT_WRITE
     status = element.run()
     host.kill_descendants(5.0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # one that is still to come would end the interpreter on its way out
     return status
 
 

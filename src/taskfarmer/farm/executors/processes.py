@@ -187,10 +187,7 @@ class Processes:
         """Processes of this machine end with their farmer."""
 
     def close(self) -> None:
-        """Close the runner and the output."""
-        if isinstance(self._runner, Runner):  # an old class of users may mean something else by it
-            with suppress(Exception):  # third parties' code
-                self._runner.close()
+        """Close the output."""
         self._output.close()
 
 

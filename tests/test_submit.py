@@ -1,0 +1,801 @@
+"""Pilots: how many, what they are, submitted once whatever is killed, kept, shown and ended; in memory and locally."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskfarmer.batch import Call, JobId, JobState, Limits, Needs, NoAnswer, Outcome, Refused, Steps, Submission
+from taskfarmer.batch.calls import Answer
+from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
+from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
+from taskfarmer.batch.script import UNSEEN
+from taskfarmer.core.model import Task
+from taskfarmer.errors import InputError, Stopped
+from taskfarmer.farm import host, submissions
+from taskfarmer.farm.disk import Disk
+from taskfarmer.farm.keeping import Keep, Keeper
+from taskfarmer.farm.ledger import Ledger
+from taskfarmer.farm.pilots import Pilots, Plan, elastic, missing, pilot_body, useful
+from taskfarmer.farm.recall import recall
+from taskfarmer.farm.submissions import fresh_name
+from taskfarmer.farm.turns import LEASE_S, Turns
+from taskfarmer.farm.workdir import Workdir
+from taskfarmer.monitor.pilots import pilots_of
+from tests.farms import Farm, counts_of, wait_for
+from tests.ledgers import HandMade
+from tests.test_look_commands import call, said
+
+PLAN = Plan(batch="fake")
+
+
+class World:
+    """A farm of so many tasks, a batch system in memory, and a clock that tests turn."""
+
+    def __init__(self, path: Path, tasks: int = 100, system: Fake | None = None) -> None:
+        self.farm = HandMade(path / "w", ["true"] * tasks)
+        self.fake = system or Fake()
+        self.now = 1000.0
+
+    def pilots(self, *, disk: Disk | None = None, run: Callable[[Call], Answer] | None = None) -> Pilots:
+        """Return what a new process has."""
+        ledger = Ledger.open(self.farm.path, disk or Disk())
+        return Pilots(ledger, {}, systems=lambda _name: self.fake, run=run, wall=lambda: self.now)
+
+    def see_to(self, wanted: int, plan: Plan = PLAN, **made: Any) -> Pilots:
+        """Do what `taskfarmer submit --jobs` does, once."""
+        pilots = self.pilots(**made)
+        assert pilots.turns.take("submit") is None
+        pilots.turn_taken = True
+        queue = pilots.look()
+        if not queue.open:
+            state = Ledger.open(self.farm.path).state
+            list(pilots.submit_pilots(plan, missing(wanted, queue, state, plan), str(self.farm.path)))
+        pilots.turns.leave()
+        return pilots
+
+    def at_work(self) -> set[JobId]:
+        """Return the jobs that do something when they start."""
+        return {
+            job.id
+            for job in self.fake.jobs.values()
+            if not job.status.state.is_over and not (Path(job.submission.directory) / "revoked").exists()
+        }
+
+    def keeper(self, number: int, **keep: Any) -> Keeper:
+        """Return a keeper that has the turn."""
+        pilots = self.pilots()
+        assert pilots.turns.take("keep") is None
+        pilots.turn_taken = True
+        keep = {"plan": PLAN, "number": number, **keep}
+        return Keeper(pilots, Ledger.open(self.farm.path), Keep(**keep), str(self.farm.path), clock=lambda: self.now)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+# -- how many ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tasks", "slots", "wanted", "made"), [(100, 1, 4, 4), (3, 1, 4, 3), (9, 4, 5, 3), (8, 4, 5, 2), (1, 64, 7, 1)]
+)
+def test_no_more_pilots_than_there_is_work(tmp_path: Path, tasks: int, slots: int, wanted: int, made: int) -> None:
+    world = World(tmp_path, tasks)
+    world.see_to(wanted, Plan(batch="fake", slots=slots))
+    assert len(world.fake.jobs) == made
+    assert world.fake.asked["submit"] == 1
+
+
+def test_tasks_with_needs_of_their_own_may_each_fill_a_pilot(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", [Task(text="wide", cpus=4) for _ in range(10)])
+    assert useful(farm.state(), Plan(batch="fake", slots=4)) == 10
+
+
+def test_those_that_are_there_count(world: World) -> None:
+    world.see_to(4)
+    world.see_to(4)
+    assert len(world.fake.jobs) == 4
+    world.fake.lose(JobId("1.2"))
+    world.see_to(5)
+    assert len(world.at_work()) == 5
+    assert len(world.fake.jobs) == 6
+
+
+def test_those_that_run_but_are_no_farmers_yet_will_take_what_is_left(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    world.see_to(6)
+    world.fake.advance()
+    world.see_to(6)
+    assert len(world.fake.jobs) == 3
+
+
+def test_one_is_needed_to_take_over_from_the_dead_and_none_when_all_has_ended(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", ["zero", "one"])
+    dead = farm.join()
+    dead.take(0, 1)
+    dead.start(0)
+    dead.run(1)
+    state = farm.state()
+    assert state.counts()["running"] == 1
+    assert useful(state, PLAN) == 0  # somebody may be at work on it
+    dead.leave("stop")
+    assert useful(farm.state(), PLAN) == 1
+
+
+@pytest.mark.parametrize(
+    ("left", "typical_s", "within_s", "number"),
+    [(1000, 10.0, 3600.0, 3), (1000, 10.0, 60.0, 20), (0, 10.0, 60.0, 0), (5, None, 60.0, 5), (500, None, None, 20),
+     (10, 7200.0, 60.0, 10)],
+)  # fmt: skip
+def test_elastic(left: int, typical_s: float | None, within_s: float | None, number: int) -> None:
+    assert elastic(20, left, PLAN, typical_s=typical_s, within_s=within_s) == number
+
+
+def test_more_than_one_submission_where_the_site_limits_them(tmp_path: Path) -> None:
+    world = World(tmp_path, system=Fake(limits=Limits(elements=3)))
+    world.see_to(8)
+    assert len(world.at_work()) == 8
+    assert world.fake.asked["submit"] == 3
+
+
+# -- what a pilot is ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_of_a_pilot(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path / "it's a \u00e9 dir")
+    body = pilot_body(workdir, Plan(batch="slurm", slots=3, needs=Needs(memory_bytes=5000)), "slurm")
+    words = shlex.split(body)
+    assert words[:6] == ["exec", sys.executable, "-P", "-m", "taskfarmer", "resume"]
+    assert words[6:] == [str(workdir.path), "--proc", "3", "--memory", "5000B"]
+
+
+def test_on_several_nodes_a_farmer_starts_on_each(tmp_path: Path) -> None:
+    plan = Plan(batch="slurm", slots=8, needs=Needs(nodes=3))
+    words = shlex.split(pilot_body(Workdir(tmp_path), plan, "slurm"))
+    assert words[:2] == ["exec", "srun"]
+    assert {"--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--cpus-per-task=8"} <= set(words)
+    with pytest.raises(InputError, match="several nodes"):
+        pilot_body(Workdir(tmp_path), plan, "htcondor")
+
+
+def test_a_system_that_does_not_tell_its_end_is_told_by_the_script(tmp_path: Path) -> None:
+    plan = Plan(batch="pbs", needs=Needs(time_s=7200.0))
+    assert "TASKFARMER_END_TIME=$(( $(date +%s) + 7200 ))" in pilot_body(Workdir(tmp_path), plan, "pbs")
+    assert "END_TIME" not in pilot_body(Workdir(tmp_path), plan, "slurm")
+
+
+def _script(tmp_path: Path, command: str, least_s: int = 0, system: str = "sge") -> Path:
+    lines = ["#!/bin/sh", *back_to_the_queue(command, REQUEUEING[system], status=3, least_s=least_s)]
+    path = tmp_path / "job.sh"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command", "least_s", "revoked", "status"),
+    [("sh -c 'exit 3'", 0, False, AGAIN), ("sh -c 'exit 3'", 60, False, 3), ("sh -c 'exit 3'", 0, True, 3),
+     ("sh -c 'exit 1'", 0, False, 1), ("true", 0, False, 0)],
+)  # fmt: skip
+def test_a_pilot_that_leaves_work_asks_to_be_queued_once_more(
+    tmp_path: Path, command: str, least_s: int, revoked: bool, status: int
+) -> None:
+    if revoked:
+        (tmp_path / "revoked").touch()
+    script = _script(tmp_path, command, least_s)
+    ended = subprocess.run(["sh", script], env={**os.environ, "TASKFARMER_SUBMISSION": str(tmp_path)}, check=False)
+    assert ended.returncode == status
+
+
+def test_after_three_starts_in_vain_it_asks_no_more(tmp_path: Path) -> None:
+    finished = tmp_path / "finished"
+    finished.write_text("0 true\n")
+    lines = back_to_the_queue("sh -c 'exit 3'", REQUEUEING["sge"], status=3, least_s=0, progress=[str(finished)])
+    (tmp_path / "job.sh").write_text("\n".join(lines) + "\n")
+    environ = {**os.environ, "TASKFARMER_SUBMISSION": str(tmp_path)}
+
+    def start(script: str) -> int:
+        return subprocess.run(["sh", tmp_path / script], env=environ, check=False).returncode
+
+    (tmp_path / "useful.sh").write_text(
+        (tmp_path / "job.sh").read_text().replace("exit 3'", f"echo >>{finished}; exit 3'")
+    )
+    assert [start("job.sh"), start("job.sh"), start("useful.sh")] == [AGAIN] * 3
+    assert [start("job.sh") for _ in range(3)] == [AGAIN, AGAIN, 3]
+
+
+@pytest.mark.parametrize(
+    ("number", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)], ids=["warned", "cancelled"]
+)
+def test_signals_are_handed_on_and_only_a_warning_leads_back(tmp_path: Path, number: int, again: bool) -> None:
+    ready = tmp_path / "ready"
+    farmer = tmp_path / "farmer.sh"
+    farmer.write_text(f"trap 'kill $!; exit 3' USR1 TERM\nsleep 60 &\ntouch {shlex.quote(str(ready))}\nwait\n")
+    script = _script(tmp_path, f"sh {shlex.quote(str(farmer))}", least_s=600)
+    with subprocess.Popen(["sh", script], env={**os.environ, "TASKFARMER_SUBMISSION": str(tmp_path)}) as job:
+        wait_for(ready.exists, "the farmer to be ready")
+        job.send_signal(number)
+        assert (job.wait(30) == AGAIN) is again
+
+
+def test_slurm_is_asked_by_the_script_itself(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >{shlex.quote(str(asked))}\n')
+    scontrol.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "TASKFARMER_SUBMISSION": str(tmp_path)}
+    ended = subprocess.run(["sh", _script(tmp_path, "sh -c 'exit 3'", system="slurm")], env=environ, check=False)
+    assert (ended.returncode, asked.read_text()) == (3, "requeue 77\n")
+
+
+# -- submitted once, whatever is killed --------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process was killed."""
+
+
+class Slow(Fake):
+    """A fake whose submission has a gap before it and one behind it."""
+
+    def submit(self, submission: Submission) -> Steps[Outcome]:
+        yield Call(argv=("before",))
+        outcome = yield from super().submit(submission)
+        yield Call(argv=("behind",))
+        return outcome
+
+
+@dataclass
+class Countdown:
+    """Kills at the n-th step, be it an operation of the disk or a command."""
+
+    left: int
+
+    def step(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def run(self, command: Call) -> Answer:
+        self.step()
+        return Answer.of(command)
+
+
+@pytest.fixture
+def _dead_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed here is this process: others must take it for dead all the same."""
+    monkeypatch.setattr(host, "is_gone", lambda _place: True)
+
+
+@pytest.mark.usefixtures("_dead_are_known")
+@pytest.mark.parametrize("most", [100, 2])
+def test_killed_between_any_two_steps_nothing_is_submitted_twice_or_forgotten(tmp_path: Path, most: int) -> None:
+    step = 0
+    while True:
+        step += 1
+        (tmp_path / str(step)).mkdir()
+        world = World(tmp_path / str(step), system=Slow(limits=Limits(elements=most)))
+        death = Countdown(step)
+        try:
+            world.see_to(5, disk=Disk(death.step), run=death.run)
+            break
+        except Killed:
+            pass
+        for later_s in (1.0, submissions.SETTLED_S, 1.0):  # an open one is left alone until nobody can be at it
+            world.now += later_s
+            world.see_to(5, run=Answer.of)
+            assert len(world.at_work()) <= 5, step
+        assert len(world.at_work()) == 5, step
+        queue = world.pilots().look()
+        assert {pilot.job for pilot in queue.live()} >= world.at_work(), step
+        assert not queue.open, step
+    assert step > 15
+
+
+def test_a_submission_that_arrives_after_it_was_given_up_does_nothing(world: World) -> None:
+    world.fake.misbehave("submit", UNSURE_AND_NOT)
+    pilots = world.see_to(3)
+    (late,) = pilots.requests()
+    world.now += 1.0
+    world.see_to(3)
+    assert not world.fake.jobs  # nobody knows yet
+    world.now += submissions.SETTLED_S
+    world.see_to(3)
+    assert len(world.at_work()) == 3
+    world.fake._enter(late.submission)  # the controller took its time
+    assert len(world.at_work()) == 3
+    assert len(world.fake.jobs) == 6
+
+
+def test_what_was_submitted_without_an_answer_is_found(world: World) -> None:
+    world.fake.misbehave("submit", UNSURE_AND_SUBMITTED)
+    world.see_to(3)
+    world.see_to(3)
+    assert len(world.fake.jobs) == 3
+    assert [pilot.job for pilot in world.pilots().look().pilots] == ["1.1", "1.2", "1.3"]
+
+
+def test_ends_are_remembered_and_asked_for_no_more(world: World) -> None:
+    world.see_to(2)
+    world.fake.end(JobId("1.1"), 0)
+    world.fake.lose(JobId("1.2"), "NODE_FAIL")
+    first = world.pilots().look().pilots
+    world.fake.forget(*list(world.fake.jobs))
+    asked = world.fake.asked["poll"]
+    assert world.pilots().look().pilots == first
+    assert world.fake.asked["poll"] == asked
+    assert [pilot.status.reason for pilot in first] == ["", "NODE_FAIL"]
+
+
+# -- whose turn it is --------------------------------------------------------------------------------------------------
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    first, second = (Turns(tmp_path / "jobs" / "turns", Disk()) for _ in range(2))
+    assert first.last() is None
+    assert first.take("keep") is None
+    holder = second.take("submit")
+    assert holder is not None
+    assert (holder.what, holder.is_at_work) == ("keep", True)
+    assert f"process {os.getpid()} on" in holder.who
+    first.leave()
+    assert second.take("submit") is None
+    assert second.holds()
+    assert not first.holds()
+
+
+def test_a_turn_ends_with_its_process_or_with_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (Turns(tmp_path / "turns", Disk()) for _ in range(3))
+    assert first.take("keep") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "is_gone", lambda _place: True)
+        assert second.take("keep") is None
+    file = tmp_path / "turns" / "00000002"
+    os.utime(file, (0, file.stat().st_mtime - LEASE_S - 1))
+    assert third.take("keep") is None
+    assert [turn.holds() for turn in (first, second, third)] == [False, False, True]
+
+
+def test_who_lost_its_turn_submits_nothing(world: World) -> None:
+    pilots = world.pilots()
+    assert pilots.turns.take("keep") is None
+    pilots.turn_taken = True
+    world.pilots().turns.end_all()
+    (request,) = pilots.submit_pilots(PLAN, 3, "/")
+    assert isinstance(request.outcome, Refused)
+    assert not world.fake.jobs
+
+
+# -- keeping -----------------------------------------------------------------------------------------------------------
+
+
+def _finish(world: World, ledger_tasks: int) -> None:
+    """Have somebody finish tasks, from the first that is not."""
+    farmer = world.farm.join()
+    todo = [task for task in range(100) if world.farm.state().name_of(task) == "toprocess"][:ledger_tasks]
+    farmer.take(*todo)
+    for task in todo:
+        farmer.run(task)
+    farmer.leave()
+
+
+def test_a_keeper_replaces_what_is_gone_until_the_farm_is_done(world: World) -> None:
+    keeper = world.keeper(4)
+    assert keeper.round().submitted == 4
+    world.now += 10
+    assert keeper.round().submitted == 0
+    world.fake.slots = 2
+    world.fake.advance(1)
+    world.fake.lose(JobId("1.1"))
+    world.fake.requeue(JobId("1.2"))
+    world.now += 10
+    found = keeper.round()
+    assert (found.submitted, found.waiting + found.running) == (1, 4)
+    assert len(world.at_work()) == 4
+    _finish(world, 100)
+    world.now += 10
+    found = keeper.round()
+    assert found.done
+    assert not [job for job in world.fake.jobs.values() if job.status.state is JobState.QUEUED]
+
+
+def test_a_keeper_asks_less_often_while_nothing_changes(world: World) -> None:
+    keeper = world.keeper(2)
+    waits = [keeper.round().wait_s for _ in range(8)]
+    assert waits[0] < waits[3] <= waits[7] <= 60
+
+
+def test_an_elastic_keeper_wants_fewer_when_less_is_left(world: World) -> None:
+    keeper = world.keeper(10, elastic=True)
+    assert keeper.round().submitted == 10
+    _finish(world, 97)
+    world.now += 10
+    keeper.round()
+    assert len(world.at_work()) == 3
+
+
+def test_a_refusal_for_good_is_said_at_once(world: World) -> None:
+    world.fake.misbehave("submit", Refused("invalid partition"))
+    with pytest.raises(InputError, match="invalid partition"):
+        world.keeper(2).round()
+
+
+def test_refusals_for_now_are_waited_out(world: World) -> None:
+    world.fake.misbehave("submit", Refused("QOSMaxSubmitJobPerUserLimit", again=True), times=2)
+    keeper = world.keeper(2)
+    found = keeper.round()
+    assert (found.submitted, found.notes) == (0, ("refused: QOSMaxSubmitJobPerUserLimit",))
+    tried = world.fake.asked["submit"]
+    keeper.round()
+    assert world.fake.asked["submit"] == tried  # it leaves the system alone
+    for _ in range(20):
+        world.now += 10
+        keeper.round()
+    assert len(world.at_work()) == 2
+    assert world.fake.asked["submit"] == 3
+
+
+def test_while_the_queue_does_not_answer_nothing_is_submitted(world: World) -> None:
+    keeper = world.keeper(2)
+    keeper.round()
+    world.fake.misbehave("poll", NoAnswer("squeue did not answer"))
+    world.now += 10
+    found = keeper.round()
+    assert (found.submitted, found.notes) == (0, ("fake: squeue did not answer",))
+    world.now += 10
+    assert keeper.round().submitted == 0
+    assert len(world.at_work()) == 2
+
+
+def test_pilots_that_come_to_nothing_are_not_submitted_for_ever(world: World) -> None:
+    keeper = world.keeper(2)
+
+    def rounds() -> None:
+        for _ in range(1000):
+            world.now += 60
+            keeper.round()
+            for job in world.at_work():
+                world.fake.end(job, UNSEEN)
+
+    with pytest.raises(Stopped, match="does not see the workdir"):
+        rounds()
+    assert len(world.fake.jobs) <= 8
+
+
+# -- status and the end ------------------------------------------------------------------------------------------------
+
+
+def _seen(world: World, **asked: Any) -> Any:
+    ledger = Ledger.open(world.farm.path)
+    ledger.read_tails()
+    return pilots_of(ledger, {}, systems=lambda _name: world.fake, **asked)
+
+
+def test_troubles_are_told_with_what_to_do(world: World) -> None:
+    world.see_to(3)
+    world.fake.hold(JobId("1.1"), "disk quota exceeded")
+    world.fake.end(JobId("1.2"), UNSEEN)
+    world.fake.end(JobId("1.3"), 127)
+    held, unseen, lacking = _seen(world).pilots
+    assert held.trouble.startswith("held: disk quota exceeded")
+    assert "does not see the workdir" in unseen.trouble
+    assert "does not have this Python" in lacking.trouble
+
+
+def test_what_does_not_answer_is_said_and_waited_for_no_longer(world: World) -> None:
+    world.see_to(2)
+    world.fake.misbehave("poll", NoAnswer("squeue did not answer within 5 s"))
+    seen = _seen(world)
+    assert seen.problems == ["fake: squeue did not answer within 5 s"]
+    assert [pilot.state for pilot in seen.pilots] == ["unknown", "unknown"]
+    asked = dict(world.fake.asked)
+    assert not _seen(world, ask=False).problems
+    assert world.fake.asked == asked
+
+
+def _recall(world: World, mode: Any) -> tuple[Any, list[int]]:
+    told: list[int] = []
+    ledger = Ledger.open(world.farm.path)
+    done = recall(world.pilots(), ledger, mode, lambda: told.append(len(world.at_work())))
+    return done, told
+
+
+@pytest.mark.parametrize("mode", ["drain", "waiting"])
+def test_pilots_that_wait_are_cancelled_and_nobody_keeps_them(world: World, mode: str) -> None:
+    keeper = world.keeper(3)
+    keeper.round()
+    done, told = _recall(world, mode)
+    assert (done.cancelled, told) == (3, [0])
+    assert all(job.status.state is JobState.LOST for job in world.fake.jobs.values())
+    assert not keeper.pilots.turns.holds()
+
+
+def test_a_pilot_that_runs_but_is_no_farmer_yet_is_cancelled_by_drain(world: World) -> None:
+    world.see_to(2)
+    world.fake.advance()
+    done, _ = _recall(world, "drain")
+    assert (done.cancelled, done.left) == (2, 0)
+
+
+def test_pilots_that_nobody_can_ask_for_do_nothing_when_they_start(world: World) -> None:
+    world.see_to(2)
+    world.fake.misbehave("poll", NoAnswer("away"), times=3)
+    done, _ = _recall(world, "drain")
+    assert done.problems
+    assert not world.at_work()
+
+
+# -- the command, with jobs of this machine ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(lone: Farm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """A farm whose commands, also those called in this process, know a `local` of their own."""
+    lone.env |= {"TASKFARMER_LOCAL_JOBS": str(lone.path / "spool"), "TASKFARMER_LOCAL_SLOTS": "4"}
+    for name, value in lone.env.items():
+        monkeypatch.setenv(name, value)
+    yield lone
+    if lone.workdir.is_dir():
+        call("stop", lone.workdir)
+        wait_for(lambda: not _living(lone), "all pilots to end")
+
+
+def _living(farm: Farm) -> list[str]:
+    queue = said("status", farm.workdir)["queue"] or {"pilots": []}
+    return [pilot["job"] for pilot in queue["pilots"] if pilot["state"] not in ("ended", "lost", "gone")]
+
+
+def _all_finished_once(farm: Farm, count: int) -> None:
+    wait_for(lambda: counts_of(farm.workdir) == {"finished": count}, f"{count} tasks to finish", 60)
+    assert sorted(farm.attempts()) == list(range(count))
+
+
+def test_from_a_list_to_the_queue_with_one_command(local: Farm) -> None:
+    local.write(*["true"] * 30)
+    result = call("submit", local.list, "--batch", "local", "--jobs", 3)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"submitted 3 pilots to local: tf\w{12}\.1 to tf\w{12}\.3", result.output)
+    assert f"taskfarmer status {local.workdir}" in result.output
+    _all_finished_once(local, 30)
+    wait_for(lambda: not _living(local), "the pilots to leave")
+    assert set(local.attempts().values()) == {1}
+    pilots = said("status", local.workdir)["queue"]["pilots"]
+    assert [pilot["exit_status"] for pilot in pilots] == [0, 0, 0]
+    assert any(pilot["farmers"] for pilot in pilots)
+
+
+def test_options_of_run_make_the_farm(local: Farm) -> None:
+    local.write("exit 1", "true")
+    words = ("--batch", "local", "--jobs", 1, "--retries", 1, "--retry-delay", 0, "--workdir", local.workdir)
+    assert call("submit", local.list, *words).exit_code == 0
+    wait_for(lambda: counts_of(local.workdir) == {"finished": 1, "failed": 1}, "the end")
+    assert local.attempts()[0] == 2
+
+
+def test_submitting_the_same_again_submits_nothing(local: Farm) -> None:
+    local.write(*["sleep 30"] * 4)
+    first = said("submit", local.list, "--batch", "local", "--jobs", 2)
+    again = said("submit", local.list, "--batch", "local", "--jobs", 2)
+    assert (len(first["submitted"][0]["jobs"]), again["submitted"], again["pilots"]) == (2, [], 2)
+
+
+def test_a_dry_run_prints_and_writes_nothing(local: Farm) -> None:
+    local.write("true")
+    before = sorted(local.path.rglob("*"))
+    result = call("submit", local.list, "--batch", "local", "--jobs", 2, "--dry-run")
+    assert result.exit_code == 0
+    assert f"resume {local.workdir} --proc 1" in result.output
+    assert "local_jobs.py submit" in result.output.splitlines()[-1]
+    shown = said("submit", local.list, "--batch", "local", "--jobs", 2, "--dry-run")
+    assert shown["dry_run"]
+    assert "job.sh" in shown["files"]
+    assert sorted(local.path.rglob("*")) == before
+
+
+def test_pilots_are_kept_until_the_end_though_some_are_killed(local: Farm) -> None:
+    local.write(*["sleep 0.3"] * 40)
+    keeper = local.start_command(
+        sys.executable, "-m", "taskfarmer", "submit", local.list, "--batch", "local", "--keep", "3"
+    )
+    for count in (3, 12):
+        local.wait_for_runs(count)
+        running = [p for p in said("status", local.workdir)["queue"]["pilots"] if p["state"] == "running"]
+        events = Path(local.env["TASKFARMER_LOCAL_JOBS"], running[0]["submission"], "events").read_text()
+        (pid,) = re.findall(rf"^{running[0]['element']} started (\d+) ", events, re.MULTILINE)
+        os.killpg(int(pid), signal.SIGKILL)
+    ended = keeper.wait(90)
+    assert (ended.status, "the farm is done" in ended.out) == (0, True), ended
+    assert counts_of(local.workdir) == {"finished": 40}
+    assert not _living(local)
+
+
+def test_an_interrupted_keeper_leaves_its_pilots_and_says_so(local: Farm) -> None:
+    local.write(*["sleep 60"] * 4)
+    keeper = local.start_command(
+        sys.executable, "-m", "taskfarmer", "submit", local.list, "--batch", "local", "--keep", "2"
+    )
+    local.wait_for_runs(2)
+    assert "keeps pilots" in call("submit", local.list, "--batch", "local", "--jobs", 3).output
+    keeper.signal(signal.SIGINT)
+    ended = keeper.wait()
+    assert (ended.status, "2 pilots stay in the queue" in ended.err) == (130, True), ended
+    assert len(_living(local)) == 2
+
+
+def test_a_keeper_that_is_a_job_itself(local: Farm) -> None:
+    local.write(*["sleep 0.2"] * 20)
+    result = call("submit", local.list, "--batch", "local", "--keep", 2, "--as-job")
+    assert result.exit_code == 0, result.output
+    again = call("submit", local.list, "--batch", "local", "--keep", 2, "--as-job")
+    assert again.exit_code == 2
+    _all_finished_once(local, 20)
+    wait_for(lambda: not _living(local), "the keeper to leave")
+    kinds = {pilot["kind"] for pilot in said("status", local.workdir)["queue"]["pilots"]}
+    assert kinds == {"keeper", "pilots"}
+
+
+def test_a_keeper_in_a_job_submits_the_next_one_before_its_end(local: Farm) -> None:
+    local.write(*["sleep 60"] * 4)
+    assert call("submit", local.list, "--batch", "local", "--keep", 1, "--as-job").exit_code == 0
+    local.wait_for_runs(1)
+    (keeper,) = [p for p in said("status", local.workdir)["queue"]["pilots"] if p["kind"] == "keeper"]
+    events = Path(local.env["TASKFARMER_LOCAL_JOBS"], keeper["submission"], "events").read_text()
+    os.kill(int(events.split()[2]), signal.SIGUSR1)
+
+    def keepers() -> list[str]:
+        pilots = said("status", local.workdir)["queue"]["pilots"]
+        return sorted(pilot["state"] for pilot in pilots if pilot["kind"] == "keeper")
+
+    wait_for(lambda: keepers() == ["ended", "running"], "the next keeper")
+    assert sum(pilot["kind"] == "pilots" for pilot in said("status", local.workdir)["queue"]["pilots"]) == 1
+
+
+def test_one_round_for_cron(local: Farm) -> None:
+    local.write(*["sleep 30"] * 4)
+    for _ in range(2):
+        assert call("submit", local.list, "--batch", "local", "--keep", 2, "--once").exit_code == 0
+    assert len(_living(local)) == 2
+
+
+def test_stop_ends_all_pilots(local: Farm) -> None:
+    local.write(*["sleep 60"] * 20)
+    said("submit", local.list, "--batch", "local", "--jobs", 8)
+    local.wait_for_runs(4)
+    stopped = said("stop", local.workdir)
+    assert stopped["pilots_cancelled"] >= 4
+    assert not _living(local)
+    assert counts_of(local.workdir) == {"toprocess": 20}
+
+
+def test_drain_lets_what_runs_end(local: Farm) -> None:
+    local.write(*["sleep 1"] * 20)
+    said("submit", local.list, "--batch", "local", "--jobs", 8)
+    local.wait_for_runs(4)
+    assert said("drain", local.workdir)["pilots_cancelled"] == 4
+    wait_for(lambda: not _living(local), "the pilots to leave")
+    counts = counts_of(local.workdir)
+    assert set(counts) == {"finished", "toprocess"}
+
+
+def test_stopping_one_farmer_leaves_the_others_and_the_queue_alone(local: Farm) -> None:
+    local.write(*["sleep 60"] * 20)
+    said("submit", local.list, "--batch", "local", "--jobs", 6)
+    local.wait_for_runs(4)
+    farmer = said("status", local.workdir)["farmers"][0]["id"]
+    assert said("stop", local.workdir, "--farmer", farmer)["pilots_cancelled"] == 0
+    wait_for(lambda: len(_living(local)) == 5, "one pilot to leave")
+
+
+def test_cancelling_everything_cancels_pilots_that_wait(local: Farm) -> None:
+    local.write(*["sleep 60"] * 20)
+    said("submit", local.list, "--batch", "local", "--jobs", 6)
+    local.wait_for_runs(4)
+    assert call("cancel", local.workdir, "--all").exit_code == 0
+    wait_for(lambda: not _living(local), "the pilots to leave")
+    assert counts_of(local.workdir) == {"cancelled": 20}
+
+
+def test_killed_for_real_at_each_operation_of_the_disk(local: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submissions, "SETTLED_S", 0.5)  # of the command that comes after: nothing is on its way
+    local.write(*["sleep 100"] * 4)
+    words = ("submit", str(local.list), "--batch", "local", "--jobs", "2")
+    for operation in range(1, 1000, 16):
+        fault = {"TASKFARMER_FAULT": f"loop@{operation}"}
+        killed = local.start_command(sys.executable, "-m", "taskfarmer", *words, env=fault).wait()
+        if killed.status == 0:
+            break
+        assert killed.status == -signal.SIGKILL, killed
+        wait_for(lambda: call(*words).exit_code == 0, "the same command to succeed")
+        assert len(_living(local)) == 2, operation
+        call("stop", local.workdir)
+        wait_for(lambda: not _living(local), "the pilots to end")
+    assert operation > 20
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said_"),
+    [
+        (("--batch", "local"), "--jobs N"),
+        (("--batch", "local", "--jobs", 0), "no whole number"),
+        (("--batch", "local", "--jobs", "many"), "no whole number"),
+        (("--batch", "local", "--jobs", 1, "--keep", 1), "--keep N"),
+        (("--batch", "local", "--jobs", 1, "--once"), "--once goes with --keep"),
+        (("--batch", "local", "--keep", 1, "--within", "2h"), "--elastic"),
+        (("--batch", "nowhere", "--jobs", 1), "there are: auto"),
+        (("--batch", "lsf", "--jobs", 1), "bsub"),
+        (("--batch", "local", "--jobs", 1, "--time", "2hours"), "write 90m, 2h"),
+        (("--batch", "local", "--jobs", 1, "--memory", "much"), "write 500M"),
+        (("--batch", "local", "--jobs", 1, "--nodes", 2), "Slurm only"),
+        (("--batch", "local", "--jobs", 1, "--requeue"), "use --keep"),
+        (("--batch", "local", "--jobs", 1, "--env-script", "/none"), "is no file"),
+        (("--batch", "local", "--jobs", 1, "--", "--qos=x"), "no native options"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_done(local: Farm, words: tuple[object, ...], said_: str) -> None:
+    local.write("true")
+    local.env["PATH"] = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    result = call("submit", local.list, *words)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert said_ in result.stderr
+    assert not local.workdir.exists()
+
+
+def test_what_is_no_farm_or_has_nothing_left_is_refused(local: Farm, tmp_path: Path) -> None:
+    for target, why in ((tmp_path / "none", "there is no such list"), (tmp_path, "is no farm")):
+        result = call("submit", target, "--batch", "local", "--jobs", 1)
+        assert (result.exit_code, why in result.stderr) == (2, True)
+    local.write("true")
+    assert local.run().status == 0
+    result = call("submit", local.workdir, "--batch", "local", "--jobs", 1)
+    assert (result.exit_code, "nothing is left to do" in result.stderr) == (2, True)
+    result = call("submit", local.workdir, "--batch", "local", "--jobs", 1, "--retries", 3)
+    assert (result.exit_code, "is one already" in result.stderr) == (2, True)
+
+
+def test_a_refusal_is_shown_in_the_systems_own_words(local: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "queues", ("main",), raising=False)
+    local.write("true")
+    words = ("--batch", f"{__name__}.Picky", "--jobs", 1, "--queue", "gold")
+    result = call("submit", local.list, *words)
+    assert (result.exit_code, "there is no queue gold" in result.stderr) == (2, True), result.output
+
+
+class Picky(Fake):
+    """A fake with one queue."""
+
+    def __init__(self, environ: Any) -> None:
+        super().__init__(environ, queues=("main",))
+
+
+def test_status_does_not_touch_batch_systems_where_there_are_no_pilots(local: Farm) -> None:
+    local.write("true")
+    local.run()
+    assert said("status", local.workdir)["queue"] is None
+    program = (
+        "import sys; from taskfarmer.cli import main\n"
+        "try: main(['status', sys.argv[1]])\n"
+        "finally: sys.exit(any(name.startswith('taskfarmer.batch') for name in sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, local.workdir], check=False, capture_output=True)
+    assert ended.returncode == 0, ended
+
+
+def test_names_of_submissions_are_their_own() -> None:
+    assert len({fresh_name() for _ in range(100)}) == 100
+    assert Plan.from_json(json.loads(json.dumps(PLAN.to_json()))) == PLAN

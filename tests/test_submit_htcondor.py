@@ -1,0 +1,133 @@
+"""Pilots in a real HTCondor pool: from a list to its end, whatever becomes of the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.farms import TASKFARMER, Farm, counts_of, wait_for
+from tests.test_look_commands import call, said
+from tests.testbed.htcondor import HTCondor
+
+LIMIT_S = 90.0
+SMALL = ("--batch", "htcondor", "--memory", "100M")
+
+
+@pytest.fixture
+def pool(lone: Farm, condor: HTCondor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """A farm whose commands know the test's pool; afterwards nothing may be left in its queue."""
+    lone.env |= condor.env
+    for name, value in lone.env.items():
+        monkeypatch.setenv(name, value)
+    yield lone
+    try:
+        if lone.workdir.is_dir():
+            call("stop", lone.workdir)
+            wait_for(lambda: not condor.queue(), "the queue to be empty", LIMIT_S)
+    finally:
+        condor.cancel_all()
+
+
+def submit(farm: Farm, *words: object) -> Any:
+    """Submit, and return what the command said."""
+    return said("submit", farm.list, *SMALL, *words)
+
+
+def pilots(farm: Farm, *states: str) -> list[dict[str, Any]]:
+    """Return the pilots, as `status` shows them; those in the states only, if any are named."""
+    found: list[dict[str, Any]] = said("status", farm.workdir)["queue"]["pilots"]
+    return [pilot for pilot in found if not states or pilot["state"] in states]
+
+
+def wait_for_pilots(farm: Farm, count: int, *states: str) -> None:
+    wait_for(lambda: len(pilots(farm, *states)) == count, f"{count} pilots {states}", LIMIT_S)
+
+
+def all_finished(farm: Farm, count: int) -> None:
+    """Wait for the end; nothing failed, whatever was lost."""
+    wait_for(lambda: counts_of(farm.workdir) == {"finished": count}, f"{count} tasks to finish", LIMIT_S)
+
+
+def test_from_a_list_to_the_pool(pool: Farm) -> None:
+    pool.write(*["true"] * 100)
+    made = submit(pool, "--jobs", 4)
+    (submission,) = made["submitted"]
+    assert [job.partition(".")[2] for job in submission["jobs"]] == ["0", "1", "2", "3"]
+    all_finished(pool, 100)
+    assert set(pool.attempts().values()) == {1}
+    wait_for_pilots(pool, 4, "ended")
+    assert [pilot["exit_status"] for pilot in pilots(pool)] == [0] * 4
+    assert any(pilot["farmers"] for pilot in pilots(pool))
+
+
+def test_a_removed_and_a_held_pilot_lose_their_tasks_and_fail_none(pool: Farm, condor: HTCondor) -> None:
+    pool.write(*["sleep 1"] * 24)
+    submit(pool, "--jobs", 3, "--slots", 2)
+    pool.wait_for_runs(6)
+    first, second, _ = pilots(pool, "running")
+    condor.call("condor_rm", first["job"])
+    condor.hold(second["job"])
+    wait_for_pilots(pool, 1, "lost")
+    wait_for_pilots(pool, 1, "held")
+    assert "held: " in call("status", pool.workdir).output
+    all_finished(pool, 24)
+
+
+def test_an_evicted_pilot_goes_on(pool: Farm, condor: HTCondor) -> None:
+    pool.write(*["sleep 1"] * 16)
+    submit(pool, "--jobs", 1, "--slots", 2)
+    pool.wait_for_runs(2)
+    condor.preempt(pilots(pool)[0]["job"])
+    all_finished(pool, 16)
+    assert len(pilots(pool)[0]["farmers"]) == 2
+
+
+def test_a_pilot_that_leaves_work_queues_once_more(pool: Farm) -> None:
+    pool.write(*["sleep 1"] * 16)
+    submit(pool, "--jobs", 1, "--slots", 2, "--requeue", "--env-script", _farewell(pool))
+    all_finished(pool, 16)
+    wait_for_pilots(pool, 1, "ended")
+    (pilot,) = pilots(pool)
+    assert (len(pilot["farmers"]), pilot["exit_status"]) == (2, 0)
+
+
+def _farewell(farm: Farm) -> str:
+    """Return a script by which the first start of a job is warned, as by its walltime, once two tasks have begun."""
+    script, begun = farm.path / "env.sh", farm.path / "begun"
+    script.write_text(
+        f"if mkdir '{begun}' 2>/dev/null; then\n"
+        f"    (while [ $(wc -l <'{farm.runs_file}') -lt 2 ]; do sleep 0.1; done; kill -s USR1 $$) &\n"
+        "fi\n"
+    )
+    return str(script)
+
+
+def test_kept_until_the_end_though_pilots_are_removed(pool: Farm, condor: HTCondor) -> None:
+    pool.write(*["sleep 0.5"] * 40)
+    words = ("submit", str(pool.list), *SMALL, "--keep", "3", "--slots", "2")
+    keeper = pool.start_command(*TASKFARMER, *words)
+    for count in (6, 16):
+        pool.wait_for_runs(count)
+        wait_for(lambda: pilots(pool, "running"), "a pilot that runs")
+        condor.call("condor_rm", pilots(pool, "running")[0]["job"])
+    assert keeper.wait(LIMIT_S).status == 0
+    all_finished(pool, 40)
+
+
+def test_stop_empties_the_queue(pool: Farm, condor: HTCondor) -> None:
+    pool.write(*["sleep 60"] * 60)
+    submit(pool, "--jobs", 6, "--slots", 2)
+    pool.wait_for_runs(8)
+    assert said("stop", pool.workdir)["pilots_cancelled"] >= 2
+    wait_for(lambda: not condor.queue(), "the queue to be empty", LIMIT_S)
+    assert counts_of(pool.workdir) == {"toprocess": 60}
+
+
+def test_refusals_are_shown_in_htcondors_words(pool: Farm, condor: HTCondor) -> None:
+    pool.write("true")
+    result = call("submit", pool.list, *SMALL, "--jobs", 1, "--", "-append", "request_memory = two of them")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "RequestMemory" in result.stderr
+    assert not condor.queue()

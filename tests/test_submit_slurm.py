@@ -1,0 +1,258 @@
+"""Pilots on a real Slurm: from a list to its end, whatever becomes of jobs, nodes and the controller."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskfarmer.farm import submissions
+from taskfarmer.farm.ledger import Ledger
+from tests.farms import TASKFARMER, Farm, counts_of, wait_for
+from tests.test_look_commands import call, said
+from tests.testbed.slurm import Slurm
+
+SUBMIT = (*TASKFARMER, "submit")
+LIMIT_S = 90.0
+
+
+@pytest.fixture
+def cluster(lone: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """A farm whose commands know the test's Slurm; afterwards nothing may be left in its queue."""
+    lone.env |= slurm.env
+    for name, value in lone.env.items():
+        monkeypatch.setenv(name, value)
+    yield lone
+    try:
+        if lone.workdir.is_dir():
+            call("stop", lone.workdir)
+            wait_for(lambda: not slurm.queue(), "the queue to be empty", LIMIT_S)
+    finally:
+        slurm.cancel_all()
+
+
+def submit(farm: Farm, *words: object) -> Any:
+    """Submit, and return what the command said."""
+    return said("submit", farm.list, "--batch", "slurm", *words)
+
+
+def pilots(farm: Farm, *states: str) -> list[dict[str, Any]]:
+    """Return the pilots, as `status` shows them; those in the states only, if any are named."""
+    found: list[dict[str, Any]] = said("status", farm.workdir)["queue"]["pilots"]
+    return [pilot for pilot in found if not states or pilot["state"] in states]
+
+
+def wait_for_pilots(farm: Farm, count: int, *states: str) -> None:
+    wait_for(lambda: len(pilots(farm, *states)) == count, f"{count} pilots {states}", LIMIT_S)
+
+
+def all_finished(farm: Farm, count: int) -> None:
+    """Wait for the end; nothing failed, whatever was lost."""
+    wait_for(lambda: counts_of(farm.workdir) == {"finished": count}, f"{count} tasks to finish", LIMIT_S)
+
+
+def lost(farm: Farm) -> int:
+    """Return how many attempts began beyond one of each task."""
+    return sum(farm.attempts().values()) - len(farm.attempts())
+
+
+def test_from_a_list_to_the_cluster(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["true"] * 200)
+    result = call("submit", cluster.list, "--jobs", 4, "--slots", 2, "--time", "10m", "--memory", "100M")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("submitted 4 pilots to Slurm: ")
+    all_finished(cluster, 200)
+    assert lost(cluster) == 0
+    wait_for_pilots(cluster, 4, "ended")
+    assert [pilot["exit_status"] for pilot in pilots(cluster)] == [0] * 4
+    farmers = {farmer["id"] for farmer in said("status", cluster.workdir)["farmers"]}
+    assert farmers == {id for pilot in pilots(cluster) for id in pilot["farmers"]}
+    assert not slurm.queue()
+
+
+def test_pilots_in_the_queue_are_shown_beside_farmers(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 60"] * 60)
+    submit(cluster, "--jobs", 5, "--slots", 4)
+    wait_for_pilots(cluster, 4, "running")
+    wait_for_pilots(cluster, 1, "queued")
+    wait_for(lambda: all(pilot["farmers"] for pilot in pilots(cluster, "running")), "the farmers to join")
+    text = call("status", cluster.workdir).output
+    assert "Resources" in text or "Priority" in text
+    (waiting,) = pilots(cluster, "queued")
+    slurm.call("scontrol", "hold", waiting["job"])
+    wait_for_pilots(cluster, 1, "held")
+    assert "held: JobHeld" in call("status", cluster.workdir).output
+
+
+def test_a_cancelled_pilot_loses_its_tasks_and_fails_none(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 24)
+    submit(cluster, "--jobs", 3, "--slots", 2)
+    cluster.wait_for_runs(6)
+    slurm.call("scancel", pilots(cluster, "running")[0]["job"])
+    wait_for_pilots(cluster, 1, "lost")
+    all_finished(cluster, 24)
+
+
+def test_a_node_that_goes_down_loses_its_tasks_and_fails_none(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 32)
+    submit(cluster, "--jobs", 2, "--slots", 8, "--no-requeue")
+    cluster.wait_for_runs(16)
+    with slurm.node_away("n2"):
+        wait_for_pilots(cluster, 1, "lost")
+        all_finished(cluster, 32)
+
+
+def test_a_requeued_pilot_goes_on(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 20)
+    submit(cluster, "--jobs", 1, "--slots", 2, "--requeue")
+    cluster.wait_for_runs(2)
+    slurm.preempt(pilots(cluster)[0]["job"])
+    all_finished(cluster, 20)
+    (pilot,) = pilots(cluster)
+    assert len(pilot["farmers"]) == 2
+
+
+def test_at_the_signal_before_its_end_a_pilot_queues_once_more(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 16)
+    submit(cluster, "--jobs", 1, "--slots", 2, "--time-min", "1m", "--time", "30m", "--requeue")
+    cluster.wait_for_runs(2)
+    (pilot,) = pilots(cluster)
+    slurm.call("scancel", "--batch", "--signal=USR1", pilot["job"])
+    all_finished(cluster, 16)
+    (pilot,) = pilots(cluster)
+    assert len(pilot["farmers"]) == 2
+    wait_for_pilots(cluster, 1, "ended")
+
+
+def test_without_requeueing_the_signal_ends_the_pilot_and_a_keeper_submits_another(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 16)
+    keeper = cluster.start_command(*SUBMIT, cluster.list, "--batch", "slurm", "--keep", "1", "--slots", "2")
+    cluster.wait_for_runs(2)
+    slurm.call("scancel", "--batch", "--signal=USR1", pilots(cluster)[0]["job"])
+    ended = keeper.wait(LIMIT_S)
+    assert (ended.status, "the farm is done" in ended.out) == (0, True), ended
+    assert pilots(cluster)[0]["exit_status"] == 3
+    all_finished(cluster, 16)
+
+
+def test_kept_until_the_end_though_pilots_are_killed(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 0.5"] * 60)
+    keeper = cluster.start_command(*SUBMIT, cluster.list, "--batch", "slurm", "--keep", "3", "--slots", "2")
+    for count in (6, 20, 30):
+        cluster.wait_for_runs(count)
+        wait_for(lambda: pilots(cluster, "running"), "a pilot that runs")
+        slurm.call("scancel", pilots(cluster, "running")[0]["job"])
+    assert keeper.wait(LIMIT_S).status == 0
+    all_finished(cluster, 60)
+    wait_for(lambda: not slurm.queue(), "the queue to be empty", LIMIT_S)
+
+
+def test_kept_by_a_job_of_its_own(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 0.5"] * 20)
+    submit(cluster, "--keep", 2, "--slots", 2, "--as-job", "--time", "30m")
+    all_finished(cluster, 20)
+    wait_for(lambda: not slurm.queue(), "the keeper to leave", LIMIT_S)
+    assert {pilot["kind"] for pilot in pilots(cluster)} == {"keeper", "pilots"}
+
+
+def test_a_farmer_on_each_node(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["echo $SLURMD_NODENAME; sleep 0.5"] * 24)
+    submit(cluster, "--jobs", 1, "--nodes", 2, "--slots", 4)
+    all_finished(cluster, 24)
+    assert len(said("status", cluster.workdir)["farmers"]) == 2
+    assert {cluster.log(task).strip() for task in range(24)} == {"n1", "n2"}
+
+
+def test_stop_empties_the_queue(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 60"] * 60)
+    submit(cluster, "--jobs", 6, "--slots", 4)
+    cluster.wait_for_runs(16)
+    stopped = said("stop", cluster.workdir)
+    assert stopped["pilots_cancelled"] >= 2
+    wait_for(lambda: not slurm.queue(), "the queue to be empty", LIMIT_S)
+    assert counts_of(cluster.workdir) == {"toprocess": 60}
+
+
+def test_drain_lets_what_runs_end(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 2"] * 60)
+    submit(cluster, "--jobs", 6, "--slots", 4)
+    cluster.wait_for_runs(16)
+    assert said("drain", cluster.workdir)["pilots_cancelled"] == 2
+    wait_for(lambda: not slurm.queue(), "the queue to be empty", LIMIT_S)
+    assert counts_of(cluster.workdir)["finished"] >= 16
+    assert lost(cluster) == 0
+
+
+def test_refusals_are_shown_in_slurms_words(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write("true")
+    for words, why in ((("--queue", "nope"), "nvalid partition"), (("--", "--no-such-option"), "no-such-option")):
+        result = call("submit", cluster.list, "--batch", "slurm", "--jobs", 1, *words)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+        assert why in result.stderr
+    assert not slurm.queue()
+
+
+def test_a_directory_that_the_node_does_not_see(cluster: Farm, slurm: Slurm, tmp_path: Path) -> None:
+    cluster.write("true")
+    work = tmp_path / "only here"
+    work.mkdir()
+    first = cluster.start("--timeout", "30", cwd=work).wait()
+    assert first.status == 0
+    call("add", cluster.workdir, "--", "true")
+    script = said("submit", cluster.workdir, "--batch", "slurm", "--jobs", 1, "--dry-run")["files"]["job.sh"]
+    assert f"cd {shlex.quote(str(work))}" in script
+    work.rmdir()
+    said("submit", cluster.workdir, "--batch", "slurm", "--jobs", 1)
+    wait_for_pilots(cluster, 1, "ended")
+    (pilot,) = pilots(cluster)
+    assert pilot["exit_status"] == 72
+    assert "does not see the workdir or the tasks' directory" in call("status", cluster.workdir).output
+
+
+def test_status_does_not_wait_for_a_controller_that_hangs(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 4)
+    submit(cluster, "--jobs", 1)
+    slurm.freeze_controller()
+    try:
+        shown = said("status", cluster.workdir)
+        assert "did not answer" in shown["queue"]["problems"][0]
+        assert said("status", cluster.workdir, "--no-queue")["queue"]["problems"] == []
+    finally:
+        slurm.thaw_controller()
+    all_finished(cluster, 4)
+
+
+def test_kept_while_the_controller_is_away(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write(*["sleep 1"] * 20)
+    keeper = cluster.start_command(*SUBMIT, cluster.list, "--batch", "slurm", "--keep", "2", "--slots", "2")
+    cluster.wait_for_runs(4)
+    with slurm.controller_away():
+        wait_for(lambda: "slurm:" in keeper_err(cluster), "the keeper to notice", LIMIT_S)
+    assert keeper.wait(3 * LIMIT_S).status == 0
+    all_finished(cluster, 20)
+    assert len(pilots(cluster)) <= 3
+
+
+def keeper_err(farm: Farm) -> str:
+    """Return what the farm's commands have said on standard error."""
+    return "".join(path.read_text() for path in (farm.path / "streams").glob("*.err"))
+
+
+@pytest.mark.parametrize("operation", [12, 20, 24, 28])
+def test_killed_while_it_submits_nothing_is_submitted_twice(
+    cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, operation: int
+) -> None:
+    cluster.write(*["sleep 60"] * 8)
+    words = ("submit", str(cluster.list), "--batch", "slurm", "--jobs", "2")
+    fault = {"TASKFARMER_FAULT": f"loop@{operation}"}
+    killed = cluster.start_command(sys.executable, "-m", "taskfarmer", *words, env=fault).wait()
+    assert killed.status in (-signal.SIGKILL, 0)
+    monkeypatch.setattr(submissions, "SETTLED_S", 1.0)
+    wait_for(lambda: call(*words).exit_code == 0, "the same command to succeed", LIMIT_S)
+    assert len(slurm.queue()) == 2
+    assert len(Ledger.open(cluster.workdir).state) == 8
