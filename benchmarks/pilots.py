@@ -8,7 +8,8 @@ A Slurm of two pretend nodes with eight CPUs each is brought up for it (`tests/t
 same sixteen slots and the same task, `sleep 0.02` behind a line to a file. Tasks a second are from the prompt to the
 last line; `once it runs` is between a quarter of them and nine tenths, which leaves out what it takes until all
 sixteen slots are busy and the last ones idle, and is what targets are for. Calls are those that the controller counts
-(`sdiag`), of Slurm's own daemons as well. `local` is one `taskfarmer run` with sixteen slots on this machine. Exit status: 0, or 1 if a target was missed.
+(`sdiag`), of Slurm's own daemons as well. `local` is one `taskfarmer run` with sixteen slots on this machine. Exit
+status: 0, or 1 if a target was missed.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ turn, with the same options, without taskfarmer's shell, leash and mount, and wi
 be at most 5 ms.
 
 Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
-(`reuse = slot`). Each round runs a farm with one task and a farm with many; the difference, a task, is what counts, so
+(`reuse = slot`). It is the time from the end of the first task to that of the last, by the number of tasks between, so
 that neither the start of the farmer nor that of the kept container is in it. A kept one may take 3 times a plain task.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 import subprocess
@@ -133,18 +134,16 @@ def _farm_row(way: str, times: Sequence[float], plain: float) -> dict[str, objec
 
 
 def a_task(place: Path, line: str, runner: str, tasks: int) -> float:
-    """Return the seconds that a task takes in a farm of so many, beyond what a farm of one takes."""
-    alone, many = (farm(place, line, runner, number) for number in (1, tasks))
-    return max(0.0, many - alone) / (tasks - 1)
-
-
-def farm(place: Path, line: str, runner: str, tasks: int) -> float:
-    """Run a farm with one slot, and return the seconds that it took."""
-    tasklist = place / "tasks.txt"
+    """Run a farm of so many tasks with one slot, and return the seconds that each after the first took."""
+    tasklist, workdir = place / "tasks.txt", place / "tasks.txt_workdir"
     tasklist.write_text(f"{line}\n" * tasks)
-    seconds = timed([taskfarmer(), "run", tasklist, "--runner", runner, "-n", "1"], cwd=place)
-    shutil.rmtree(place / "tasks.txt_workdir")
-    return seconds
+    timed([taskfarmer(), "run", tasklist, "--runner", runner, "-n", "1"], cwd=place)
+    said = subprocess.run(
+        [taskfarmer(), "show", workdir, f"0,{tasks - 1}", "--json"], check=True, capture_output=True, text=True
+    )
+    first, last = (task["attempts"][0]["end"] for task in json.loads(said.stdout)["tasks"])
+    shutil.rmtree(workdir)
+    return float(last - first) / (tasks - 1)
 
 
 if __name__ == "__main__":

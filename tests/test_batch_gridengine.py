@@ -32,6 +32,7 @@ from taskfarmer.batch.calls import Call
 from taskfarmer.batch.gridengine import GridEngine, status_of
 from taskfarmer.errors import InputError
 from tests.batch_contract import BatchSystemContract, Site
+from tests.farms import Farm, check_contract, counts_of, wait_for
 from tests.testbed import gridengine
 from tests.testbed.fixtures import running
 from tests.testbed.service import NoService
@@ -359,3 +360,17 @@ def test_a_job_in_error_is_held_and_says_so(site: GridEngineSite) -> None:
     assert "Eqw" in status.reason
     site.cancel(jobs)
     assert site.wait(jobs, through=(JobState.HELD,))[jobs[0]].state.is_over
+
+
+def test_a_farm_on_grid_engine(site: GridEngineSite, lone: Farm) -> None:
+    """Pilots, and one job a task."""
+    lone.env |= site.service.env
+    lone.write(*["sleep 0.1"] * 10)
+    assert lone.once("submit", lone.list, "--batch", "sge", "--jobs", "2", "--slots", "2", "--time", "1h").status == 0
+    wait_for(lambda: lone.counts() == {"finished": 10}, "all tasks", 90)
+    wait_for(lambda: not site.service.call("qstat").strip(), "the pilots to leave", 90)
+    check_contract(lone, 10)
+    lone.list.write_text("true\nexit 3\n")
+    words = ("--workdir", lone.path / "other", "--batch", "sge", "--one-job-per-task", "--retries", "0")
+    assert lone.once("run", lone.list, *words).status == 1
+    assert counts_of(lone.path / "other") == {"finished": 1, "failed": 1}

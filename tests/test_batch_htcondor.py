@@ -282,10 +282,11 @@ def test_the_environment_of_the_settings_survives_quoting(by_commands: CondorSit
     assert {name: found.get(name) for name in values} == values
 
 
-def test_a_job_has_the_home_of_who_submitted_and_nothing_else_of_its_environment(by_commands: CondorSite) -> None:
-    by_commands.system.environ = {**by_commands.environ, "HOME": "/a home", "USER": "me", "SECRET": "x"}
-    submission, _ = by_commands.run('echo "$HOME $USER ${SECRET-none}"')
-    assert by_commands.said(submission) == "/a home me none\n"
+def test_a_job_has_of_its_submitters_environment_what_a_login_sets(by_commands: CondorSite) -> None:
+    # Of HOME later versions have an opinion of their own.
+    by_commands.system.environ = {**by_commands.environ, "TZ": "a 'zone'", "USER": "me", "SECRET": "x"}
+    submission, _ = by_commands.run('echo "${HOME+home} $TZ $USER ${SECRET-none}"')
+    assert by_commands.said(submission) == "home a 'zone' me none\n"
     assert "environment" not in description(submission_of(Needs(transfer_files=["/x"])), {"HOME": "/h"})
     assert "HOME" not in description(submission_of(Needs(settings={"environment": '"A=1"'})), {"HOME": "/h"})
 
@@ -295,7 +296,8 @@ def test_without_its_script_a_job_is_refused(by_commands: CondorSite) -> None:
     (submission.directory / "job.sh").unlink()
     said = by_commands.carry_out(by_commands.system.submit(submission))
     assert isinstance(said, Refused)
-    assert said.why.startswith("ERROR: Executable file")
+    assert said.why.startswith("ERROR: ")
+    assert "xecutable file" in said.why
     assert not said.again
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from taskfarmer.batch import GONE, JobId, JobStatus, Needs, NoAnswer, Refused, Steps, at_once
-from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob
+from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob, Trouble
 from taskfarmer.batch.script import REVOKED
 from taskfarmer.core.model import Task
 from taskfarmer.core.resources import Share
@@ -641,7 +641,8 @@ def _something_happens(world: World, rng: random.Random, excused: Counter[int], 
                 write_result(job)
                 system.end(job.id)
     if troubled and rng.random() < 0.02:
-        trouble = rng.choice([UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Refused("busy", again=True)])
+        troubles: list[Trouble] = [UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Refused("busy", again=True)]
+        trouble = rng.choice(troubles)
         system.misbehave("submit", trouble)
     if troubled and rng.random() < 0.02:
         system.misbehave(rng.choice(["poll", "find", "cancel"]), NoAnswer("hung"))

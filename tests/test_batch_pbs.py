@@ -34,6 +34,7 @@ from taskfarmer.batch.pbs import Pbs
 from taskfarmer.batch.words import user_name
 from taskfarmer.errors import InputError
 from tests.batch_contract import BatchSystemContract, Site
+from tests.farms import Farm, check_contract, counts_of, wait_for
 
 STANDIN = Path(__file__).parent / "standins/pbs"
 
@@ -332,3 +333,23 @@ def test_programs_tell_it_from_grid_engine(site: PbsSite) -> None:
     here = {"PATH": str(STANDIN)}
     assert Pbs.missing(here) == []
     assert GridEngine.missing(here) == ["qconf"]
+
+
+def test_a_farm_on_pbs(site: PbsSite, lone: Farm) -> None:
+    """Pilots, and one job a task."""
+    lone.env |= {"PATH": site.environ["PATH"], "PBS_STANDIN": str(site.state)}
+    said_by(site, "qselect")  # starts its daemon, which is not to be a farmer's child: farmers end those
+    lone.write(*["sleep 0.1"] * 10)
+    assert lone.once("submit", lone.list, "--batch", "pbs", "--jobs", "2", "--slots", "2", "--time", "1h").status == 0
+    wait_for(lambda: lone.counts() == {"finished": 10}, "all tasks", 90)
+    wait_for(lambda: "job_state = R" not in said_by(site, "qstat", "-x", "-t", "-f"), "the pilots to leave", 90)
+    check_contract(lone, 10)
+    lone.list.write_text("true\nexit 3\n")
+    words = ("--workdir", lone.path / "other", "--batch", "pbs", "--one-job-per-task", "--retries", "0")
+    assert lone.once("run", lone.list, *words).status == 1
+    assert counts_of(lone.path / "other") == {"finished": 1, "failed": 1}
+
+
+def said_by(site: PbsSite, *words: str) -> str:
+    """Return what a command prints."""
+    return run_call(Call(argv=words), site.environ).text

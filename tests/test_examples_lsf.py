@@ -59,6 +59,7 @@ class OnLsf:
 @pytest.fixture
 def on_lsf(lone: Farm) -> Iterator[OnLsf]:
     made = OnLsf(lone)
+    made.call("bjobs")  # starts its daemon, which is not to be a farmer's child: farmers end those
     yield made
     made.call("lsf-stop")
 
@@ -157,6 +158,17 @@ def test_pilots_instead_of_scripts(on_lsf: OnLsf) -> None:
     wait_for(lambda: on_lsf.farm.workdir.exists() and on_lsf.farm.counts() == {"finished": 20}, "all tasks", 90)
     wait_for(lambda: "No unfinished" in bjobs_says(on_lsf), "the pilots to leave", 90)
     check_contract(on_lsf.farm, 20)
+
+
+def test_one_job_a_task(on_lsf: OnLsf) -> None:
+    """An array, whose elements fail on their own."""
+    on_lsf.farm.write("true", "exit 3", "kill -9 $$", "true")
+    done = on_lsf.farm.once("run", on_lsf.farm.list, "--batch", "lsf", "--one-job-per-task", "--retries", "0")
+    assert done.status == 1, done
+    assert on_lsf.farm.counts() == {"finished": 2, "failed": 2}
+    numbers = on_lsf.call("bjobs", "-a", "-A", "1").splitlines()[1].split()[3:8]
+    assert numbers == ["4", "0", "2", "0", "2"], "one array of four: waiting, done, running, failed"
+    check_contract(on_lsf.farm, 4)
 
 
 def bjobs_says(on_lsf: OnLsf) -> str:

@@ -161,8 +161,8 @@ def test_of_all_but_one_that_die_the_last_buries_all(tmp_path: Path) -> None:
 
 def test_a_farm_that_never_rests_removes_old_entries(tmp_path: Path) -> None:
     """Two leases after a snapshot, even if there is a later one by then, as long as the farm is at work."""
-    lease_s = 15.0
-    simulation = Simulation(tmp_path, 10 * 1000, short, lease_s=lease_s, heartbeat_s=1.0)
+    lease_s = 25.0
+    simulation = Simulation(tmp_path, 10 * 1600, short, lease_s=lease_s, heartbeat_s=1.0)
     for number in range(10):
         simulation.farmer(number)
     simulation.run()

@@ -21,6 +21,7 @@ from taskfarmer.batch.calls import Answer
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
 from taskfarmer.batch.script import UNSEEN
+from taskfarmer.cli.keep import Signals, Succession
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError, Stopped
 from taskfarmer.farm import host, submissions
@@ -475,6 +476,32 @@ def test_pilots_that_come_to_nothing_are_not_submitted_for_ever(world: World) ->
     assert len(world.fake.jobs) <= 8
 
 
+class Clock:
+    """An allocation whose rest tests choose."""
+
+    def __init__(self, left_s: float) -> None:
+        self.rest_s = left_s
+
+    def left_s(self, _now: float, _wall: float) -> float:
+        return self.rest_s
+
+
+def test_a_keeper_in_a_job_leaves_when_the_next_one_is_in_the_queue_and_not_before(world: World) -> None:
+    pilots = world.keeper(2).pilots
+    clock: Any = Clock(100.0)
+    keep = Keep(plan=PLAN, number=2)
+    succession = Succession(pilots, keep, "/", Signals(), clock)
+    assert not succession.is_there()  # not at once, although the job is short
+    clock.rest_s = 30.0
+    world.fake.misbehave("submit", Refused("too many jobs", again=True))
+    assert not succession.is_there()
+    assert not succession.is_there()
+    assert world.fake.asked["submit"] == 1  # it leaves the system alone for a moment
+    assert Succession(pilots, keep, "/", Signals(), clock, first_s=100.0).is_there()
+    (next_one,) = [job for job in world.fake.jobs.values() if not job.status.state.is_over]
+    assert "submit" in next_one.submission.body
+
+
 # -- status and the end ------------------------------------------------------------------------------------------------
 
 
@@ -547,6 +574,7 @@ def local(lone: Farm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
     lone.env |= {"TASKFARMER_LOCAL_JOBS": str(lone.path / "spool"), "TASKFARMER_LOCAL_SLOTS": "4"}
     for name, value in lone.env.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.chdir(lone.path)
     yield lone
     if lone.workdir.is_dir():
         call("stop", lone.workdir)

@@ -21,6 +21,7 @@ def pool(lone: Farm, condor: HTCondor, monkeypatch: pytest.MonkeyPatch) -> Itera
     lone.env |= condor.env
     for name, value in lone.env.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.chdir(lone.path)
     yield lone
     try:
         if lone.workdir.is_dir():

@@ -27,6 +27,7 @@ def cluster(lone: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterat
     lone.env |= slurm.env
     for name, value in lone.env.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.chdir(lone.path)
     yield lone
     try:
         if lone.workdir.is_dir():

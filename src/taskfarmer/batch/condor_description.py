@@ -79,7 +79,7 @@ def _lines(submission: Submission) -> Iterator[tuple[str, str]]:
 
 
 def _login(needs: Needs, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what a login would set, and many programs look for: HTCondor gives a job nothing of the kind."""
+    """Yield what a login would set, and many programs look for: of these HTCondor gives a job HOME at most."""
     found = {name: environ[name] for name in _LOGIN if environ.get(name)}
     if found and not needs.transfer_files:  # for where the same directories are seen
         with suppress(InputError):

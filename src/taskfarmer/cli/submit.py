@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..config import Config
 from ..core.words import plural
-from ..errors import InputError, Stopped
+from ..errors import InputError
 from ..farm.disk import disk_for
 from ..farm.ledger import Ledger
 from ..farm.workdir import Workdir
@@ -29,7 +25,7 @@ from .types import MOST_SLOTS, Count, Seconds
 
 if TYPE_CHECKING:
     from ..batch import BatchSystem
-    from ..farm.keeping import Keep, Keeper, Round
+    from ..farm.keeping import Keep
     from ..farm.pilots import Pilots, Plan
     from ..farm.submissions import Request
 
@@ -39,13 +35,6 @@ _FARM = (
 )  # fmt: skip
 """Options of `run` that make a farm; the same here."""
 MOST_JOBS = 100_000
-AGAIN_S = 2.0
-"""Between two questions what became of a submission."""
-PATIENCE_S = 150.0
-"""How long that is asked, and how long another command that submits is waited for."""
-SUCCESSOR_S = 180.0
-"""A keeper in a job submits the next one when its job has so little left."""
-_DOES = {"keep": "keeps", "stop": "ends"}
 
 
 def _time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
@@ -147,7 +136,7 @@ class _Submitting:
     def run(self) -> int:
         """Do it; return the exit status."""
         if self.v["record"]:
-            return self._kept_in_job()
+            return self._in_job()
         self._check()
         plan, system = self._plan()
         workdir, opened = self._place()
@@ -160,8 +149,7 @@ class _Submitting:
         keep = self._keep(plan)
         if self.v["as_job"]:
             return self._as_job(farm, keep, system)
-        with _told() as told:
-            return self._keep_here(farm, keep, told)
+        return self._keep_here(farm, keep)
 
     # -- what is asked for
 
@@ -271,11 +259,13 @@ class _Submitting:
         return Pilots(farm.ledger, self.surroundings.environ)
 
     def _jobs(self, farm: _Farm, plan: Plan, system: BatchSystem) -> int:
+        from .submitting import PATIENCE_S, refuse_finished, see_to, turn
+
         wanted = self.v["jobs"]
-        _refuse_finished(farm.ledger)
+        refuse_finished(farm.ledger)
         pilots = self._pilots(farm)
-        with _turn(pilots, "submit", patience_s=PATIENCE_S):
-            made, live = _see_to(pilots, farm, plan, wanted, system.title)
+        with turn(pilots, "submit", patience_s=PATIENCE_S):
+            made, live = see_to(pilots, farm.ledger, plan, wanted, farm.cwd, system.title)
         if self.v["as_json"]:
             self._tell_json(farm, plan, made, live)
         else:
@@ -292,267 +282,34 @@ class _Submitting:
 
     # -- keeping
 
-    def _keep_here(self, farm: _Farm, keep: Keep, told: _Signals) -> int:
-        from ..farm.keeping import Keeper
+    def _keep_here(self, farm: _Farm, keep: Keep) -> int:
+        from .keep import Keeping
 
-        pilots = self._pilots(farm)
-        with _turn(pilots, "keep", patience_s=5.0):
-            keeper = Keeper(pilots, farm.ledger, keep, farm.cwd)
-            try:
-                return self._rounds(keeper, told, lambda: False)
-            except KeyboardInterrupt:
-                live = len(pilots.look(settle=False).live())
-                print(
-                    f"taskfarmer: pilots are kept no longer; {plural(live, 'pilot')} stay in the queue"
-                    f" (to end them: taskfarmer stop {_quoted(farm.ledger)})", file=sys.stderr,
-                )  # fmt: skip
-                return 130
-
-    def _rounds(self, keeper: Keeper, told: _Signals, succeed: Callable[[], bool]) -> int:
-        """Do rounds until the farm is done, somebody takes over, or `succeed` says that a successor is there."""
-        from ..farm.farmer import WORK_LEFT, result_of
-
-        pilots, shown = keeper.pilots, ""
-        while True:
-            found = keeper.round()
-            shown = self._show(found, shown)
-            if found.done or self.v["once"]:
-                if self.v["as_json"]:
-                    self._tell_round(keeper, found)
-                return result_of(keeper.ledger).exit_status if found.done else 0
-            until = time.monotonic() + found.wait_s
-            while True:
-                if told.ended:
-                    return WORK_LEFT
-                if succeed():
-                    return WORK_LEFT
-                if not pilots.turns.holds():
-                    print("taskfarmer: pilots are kept no longer: somebody else saw to it", file=sys.stderr)
-                    return WORK_LEFT
-                rest = until - time.monotonic()
-                if rest <= 0:
-                    break
-                told.wait(min(rest, 2.0))
-
-    def _tell_round(self, keeper: Keeper, found: Round) -> None:
-        print_json(
-            "submit", workdir=str(keeper.ledger.workdir.path), system=keeper.keep.plan.batch, dry_run=False,
-            pilots=found.running + found.waiting, submitted=found.submitted, left=found.left,
-        )  # fmt: skip
-
-    def _show(self, found: Round, shown: str) -> str:
-        """Say what changed."""
-        for note in found.notes:
-            print(f"taskfarmer: {note}", file=sys.stderr)
-        if self.v["as_json"]:
-            return ""
-        text = "the farm is done" if found.done else (
-            f"{found.left} tasks left; {plural(found.running + found.waiting, 'pilot')}: {found.running} running,"
-            f" {found.waiting} waiting" + (f", {found.submitted} of them new" if found.submitted else "")
-        )  # fmt: skip
-        if text != shown:
-            say(f"{time.strftime('%H:%M:%S')} {text}")
-            sys.stdout.flush()
-        return text
+        once, as_json = self.v["once"], self.v["as_json"]
+        return Keeping(self._pilots(farm), farm.ledger, keep, farm.cwd, once=once, as_json=as_json).here()
 
     def _as_job(self, farm: _Farm, keep: Keep, system: BatchSystem) -> int:
         from ..batch import Submitted
-        from ..farm.keeping import keeper_submission
+        from .keep import submit_keeper
+        from .submitting import refuse_finished, unsubmitted
 
-        _refuse_finished(farm.ledger)
-        pilots = self._pilots(farm)
-        with _turn(pilots, "submit", patience_s=5.0):
-            queue = pilots.look()
-            there = [pilot for pilot in queue.pilots if pilot.kind == "keeper" and not pilot.is_over]
-            if there or queue.open:
-                raise InputError(
-                    f"job {there[0].job if there else 'of unknown id'} keeps pilots for this farm already",
-                    hint=f"end it first: taskfarmer stop {_quoted(farm.ledger)}",
-                )
-            submission, own = keeper_submission(pilots.workdir, keep, farm.cwd)
-            request = pilots.submit(own, submission, "keeper", keep=keep.to_json())
+        refuse_finished(farm.ledger)
+        request, live = submit_keeper(self._pilots(farm), keep, farm.cwd, system)
         if not isinstance(request.outcome, Submitted):
-            raise _unsubmitted(request, system.title, farm)
+            raise unsubmitted(request, system.title, farm.ledger)
         if self.v["as_json"]:
-            self._tell_json(farm, keep.plan, [request], len(queue.live()))
+            self._tell_json(farm, keep.plan, [request], live)
         else:
             say(f"job {request.jobs[0]} of {system.title} keeps {plural(keep.number, 'pilot')} in the queue")
             _tell_how(farm)
         return 0
 
-    def _kept_in_job(self) -> int:
-        """Be the keeper in a job: what to keep stands in the record of its submission."""
-        from ..batch.script import REVOKED
-        from ..farm.allocation import Allocation, source_of
-        from ..farm.keeping import Keep, Keeper, keeper_submission
+    def _in_job(self) -> int:
+        from .keep import be_keeper
 
         _, opened = self._place()
         farm = opened()
-        pilots = self._pilots(farm)
-        request = pilots.submissions.read(self.v["record"])
-        if request is None:
-            raise InputError(f"--record {self.v['record']}: there is no such submission")
-        keep = Keep.from_json(dict(request.extra["keep"]))
-        revoked = request.submission.directory / REVOKED
-        environ = self.surroundings.environ
-        allocation = Allocation(source_of(environ), environ)
-
-        def succeed() -> bool:
-            left_s = allocation.left_s(time.monotonic(), time.time())
-            if revoked.exists():
-                return True
-            if left_s > SUCCESSOR_S and not told.warned:
-                return False
-            submission, own = keeper_submission(pilots.workdir, keep, farm.cwd)
-            pilots.submit(own, submission, "keeper", keep=keep.to_json())
-            return True
-
-        with _told() as told:
-            while not revoked.exists():
-                try:
-                    with _turn(pilots, "keep", patience_s=600.0):
-                        return self._rounds(Keeper(pilots, farm.ledger, keep, farm.cwd), told, succeed)
-                except InputError as error:  # the one before has not left yet
-                    print(f"taskfarmer: {error}", file=sys.stderr)
-                if told.ended:
-                    break
-        return 3
-
-
-class _Signals:
-    """What signals have said: `ended` by SIGTERM, `warned` by SIGUSR1 that the job's end is near."""
-
-    def __init__(self) -> None:
-        self.ended = self.warned = False
-
-    def hear(self, number: int, _frame: FrameType | None) -> None:
-        """Note a signal."""
-        self.ended |= number == signal.SIGTERM
-        self.warned |= number == signal.SIGUSR1
-
-    def wait(self, seconds: float) -> None:
-        """Wait, at most until something was heard."""
-        until = time.monotonic() + seconds
-        while not (self.ended or self.warned) and (rest := until - time.monotonic()) > 0:
-            time.sleep(min(rest, 0.2))
-
-
-@contextmanager
-def _told() -> Iterator[_Signals]:
-    """Listen to signals; a command that is on its way is waited for."""
-    told = _Signals()
-    before = {number: signal.signal(number, told.hear) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _turn(pilots: Pilots, what: str, *, patience_s: float) -> Iterator[None]:
-    """Have the turn to submit for so long.
-
-    Raises:
-        InputError: somebody else has it, and keeps it.
-    """
-    deadline = time.monotonic() + patience_s
-    said = False
-    while (holder := pilots.turns.take(what)) is not None:
-        if holder.what == "keep" and what != "keep":
-            raise InputError(
-                f"{holder.who} keeps pilots for this farm",
-                hint=f"end that first (taskfarmer stop {shlex.quote(str(pilots.workdir.path))} ends the pilots, too)",
-            )
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"{holder.who} submits pilots for this farm",
-                hint="wait for it; one that died is passed over in a while",
-            )
-        if not said:
-            said = True
-            does = _DOES.get(holder.what, "submits")
-            print(f"taskfarmer: waiting for {holder.who}, which {does} pilots for this farm", file=sys.stderr)
-        time.sleep(0.5)
-    pilots.turn_taken = True
-    try:
-        yield
-    finally:
-        pilots.turn_taken = False
-        pilots.turns.leave()
-
-
-def _see_to(pilots: Pilots, farm: _Farm, plan: Plan, wanted: int, title: str) -> tuple[list[Request], int]:
-    """Submit what is missing of so many pilots; return what was submitted, and how many there are now.
-
-    Raises:
-        InputError: refused for good.
-        Stopped: nobody can say how it stands.
-    """
-    from ..batch import Refused, Submitted
-    from ..farm.pilots import missing
-
-    made: list[Request] = []
-    deadline = time.monotonic() + PATIENCE_S
-    said = ""
-    while True:
-        farm.ledger.refresh()
-        farm.ledger.read_tails()
-        queue = pilots.look()
-        if queue.problems:
-            raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
-        if not queue.open:
-            count = missing(wanted, queue, farm.ledger.state, plan)
-            refused = None
-            for request in pilots.submit_pilots(plan, count, farm.cwd):
-                if isinstance(request.outcome, Submitted):
-                    made.append(request)
-                elif isinstance(request.outcome, Refused):
-                    refused = request
-            if refused is not None:
-                raise _unsubmitted(refused, title, farm, made)
-            queue = pilots.look() if count else queue
-            if not queue.open:
-                return made, len(queue.live())
-        if time.monotonic() > deadline:
-            raise Stopped(
-                f"it is not known what became of the submission {queue.open[0].submission.name}",
-                hint="run the same command again in a while: nothing is submitted twice",
-            )
-        names = ", ".join(request.submission.name for request in queue.open)
-        if names != said:
-            said = names
-            print(f"taskfarmer: waiting until it is known what became of the submission {names}", file=sys.stderr)
-        time.sleep(AGAIN_S)
-
-
-def _unsubmitted(request: Request, title: str, farm: _Farm, made: list[Request] | None = None) -> Exception:
-    """Return the error that says why nothing, or no more, was submitted."""
-    from ..batch import Refused
-
-    outcome = request.outcome
-    where = f"the farm is in {farm.ledger.workdir.path}"
-    if not isinstance(outcome, Refused):
-        why = outcome.why if outcome is not None and hasattr(outcome, "why") else "no answer"
-        return Stopped(f"it is not known whether {title} took the job: {why}", hint="run the same command again")
-    if outcome.again or made:
-        done = f"{sum(r.submission.count for r in made)} pilots were submitted; " if made else ""
-        return Stopped(f"{done}{title} takes no more now: {outcome.why}", hint="run the same command again, or --keep")
-    return InputError(f"{title} refuses the pilots: {outcome.why}", hint=f"nothing was submitted; {where}")
-
-
-def _refuse_finished(ledger: Ledger) -> None:
-    """Refuse jobs for a farm where nothing is left.
-
-    Raises:
-        InputError: so it is.
-    """
-    counts = ledger.state.counts()
-    if not counts["toprocess"] + counts["running"]:
-        raise InputError(
-            f"nothing is left to do in {ledger.workdir.path}",
-            hint="`taskfarmer retry` has failed tasks done again, `taskfarmer add` adds more",
-        )
+        return be_keeper(self._pilots(farm), farm.ledger, self.v["record"], farm.cwd, self.surroundings.environ)
 
 
 def _tell(farm: _Farm, system: BatchSystem, made: list[Request], live: int, wanted: int) -> None:
@@ -572,8 +329,6 @@ def _tell(farm: _Farm, system: BatchSystem, made: list[Request], live: int, want
 
 
 def _tell_how(farm: _Farm) -> None:
-    say(f"how it stands: taskfarmer status {_quoted(farm.ledger)}")
+    from .submitting import quoted
 
-
-def _quoted(ledger: Ledger) -> str:
-    return shlex.quote(str(ledger.workdir.path))
+    say(f"how it stands: taskfarmer status {quoted(farm.ledger)}")

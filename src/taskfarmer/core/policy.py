@@ -96,17 +96,18 @@ def take_size(
 
     `rate` is the tasks that this farmer ends in a second (0: not known yet), `ready` what nobody has, `all_slots` and
     `farmers` of the living, this one included. It takes when what is queued lasts for a moment only: of very short
-    tasks, by `chance` in [0, 1), at another moment than others that began with it, or all would want the same number. Towards the end it takes
-    no more than half of its share of what remains (three quarters of very short tasks), so that all of them empty
-    together; but never less than its empty slots can start, or than is worth an entry of the log. Numbers are rounded
-    down: of tasks that are longer than what it takes ahead none waits in a queue while a slot of another is empty.
+    tasks, by `chance` in [0, 1), at another moment than others that began with it, or all would want the same number.
+    Towards the end it takes no more than half of its share of what remains (three quarters of very short tasks), so
+    that all of them empty together; but never less than its empty slots can start, or than is worth an entry of the
+    log. Numbers are rounded down: of tasks that are longer than what it takes ahead none waits in a queue while a slot
+    of another is empty.
     """
     ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers)
     want = max(free, int(rate * ahead_s))
-    if queued > max(free - 1, rate * low_s(ahead_s, farmers, chance)):
-        return 0
     part = 1.0 if farmers <= 1 else 0.5 + 0.25 * _shortness(slots, rate)
     share = int(ready * slots / all_slots * part)
+    if queued > max(free - 1, rate * low_s(ahead_s, farmers, chance if share > want else 0.0)):
+        return 0
     least = max(free - queued, int(rate * least_worth_s(farmers)), min(LEAST_TASKS, int(rate)))
     return max(0, min(want - queued, max(share, least), ready))
 

@@ -21,7 +21,7 @@ from ..errors import InputError, Stopped
 from .disk import chance
 from .journal import read_tail
 from .ledger import Ledger
-from .pilots import Pilot, Pilots, Plan, Queue, elastic, joined, missing
+from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing
 from .submissions import fresh_name
 from .workdir import Workdir
 
@@ -91,7 +91,8 @@ def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submissio
         slots=1,
         requeue=False,
         needs=Needs(
-            memory_bytes=MEMORY, time_s=needs.time_s, queue=needs.queue, account=needs.account, warn_s=WARN_S,
+            memory_bytes=MEMORY, time_s=needs.time_s, queue=needs.queue, account=needs.account,
+            warn_s=WARN_S if needs.time_s is None or needs.time_s >= LONG_S else None,
             env_script=needs.env_script, requeue=True, settings=needs.settings, native=needs.native,
         ),
     )  # fmt: skip
@@ -101,7 +102,7 @@ def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submissio
     submission = Submission(
         name=name,
         directory=directory,
-        body=f"exec {shlex.join(words)}",
+        body="\n".join([*end_told(keep.plan, keep.plan.batch), f"exec {shlex.join(words)}"]),
         cwd=cwd,
         output=f"{directory}/out.{{element}}",
         needs=own.needs,

@@ -179,9 +179,7 @@ def pilot_body(workdir: Workdir, plan: Plan, system: str) -> str:
                 hint="submit more pilots of one node each, with --jobs",
             )
         words = prefix + words
-    lines = []
-    if plan.needs.time_s is not None and system not in TELLS_ITS_END:
-        lines.append(f"export TASKFARMER_END_TIME=$(( $(date +%s) + {int(plan.needs.time_s)} ))")
+    lines = end_told(plan, system)
     command = shlex.join(words)
     if not plan.requeue:
         return "\n".join([*lines, f"exec {command}"])
@@ -196,10 +194,18 @@ def pilot_body(workdir: Workdir, plan: Plan, system: str) -> str:
     return "\n".join(lines + script)
 
 
+def end_told(plan: Plan, system: str) -> list[str]:
+    """Return the line of sh that tells when the job will be ended, where the system does not."""
+    if plan.needs.time_s is None or system in TELLS_ITS_END:
+        return []
+    return [f"export TASKFARMER_END_TIME=$(( $(date +%s) + {int(plan.needs.time_s)} ))"]
+
+
 def pilot_needs(plan: Plan, system: str) -> Needs:
     """Return what the job asks for: the plan's needs, and what its being queued once more takes."""
     needs = replace(plan.needs, cpus=plan.slots)
-    if needs.warn_s is None and (needs.time_s is None or needs.time_s >= LONG_S):
+    least_s = needs.time_s if needs.time_min_s is None else needs.time_min_s
+    if needs.warn_s is None and (least_s is None or least_s >= LONG_S):
         needs = replace(needs, warn_s=WARN_S)
     if needs.warn_s == 0:
         needs = replace(needs, warn_s=None)

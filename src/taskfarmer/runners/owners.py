@@ -11,6 +11,7 @@ import shutil
 import tempfile
 
 _PREFIX = "taskfarmer-"
+_UNKNOWN = "unknown"
 
 
 def prefix() -> str:
@@ -23,7 +24,7 @@ def is_left(name: str) -> bool:
     owner, dash, _ = name.removeprefix(_PREFIX).partition("-")
     machine, _, process = owner.partition(".")
     pid, _, start = process.partition(".")
-    if not (name.startswith(_PREFIX) and dash and machine == _machine() and pid.isdecimal()):
+    if not (name.startswith(_PREFIX) and dash and pid.isdecimal()) or machine != _machine() or machine == _UNKNOWN:
         return False
     return _start_of(int(pid)) != start
 
@@ -46,7 +47,7 @@ def _machine() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read(8)}{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
-        return "unknown"
+        return _UNKNOWN
 
 
 def _start_of(pid: int) -> str:

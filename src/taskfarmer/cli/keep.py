@@ -1,0 +1,225 @@
+"""`taskfarmer submit --keep`: pilots are kept in the queue from a terminal, by rounds of cron, or from a job."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ..batch import Refused, Submitted
+from ..batch.pace import Backoff
+from ..batch.script import REVOKED
+from ..core.words import plural
+from ..errors import InputError, WorkdirError
+from ..farm.allocation import Allocation, source_of
+from ..farm.disk import chance
+from ..farm.farmer import WORK_LEFT, result_of
+from ..farm.keeping import MOST_S, Keep, Keeper, Round, keeper_submission
+from ..farm.pilots import Pilots
+from .asking import print_json, say
+from .submitting import quoted, turn
+
+if TYPE_CHECKING:
+    from ..batch import BatchSystem
+    from ..farm.ledger import Ledger
+    from ..farm.submissions import Request
+
+LOOK_S = 2.0
+"""How often it is looked whether somebody else has taken over."""
+SUCCESSOR_S = 180.0
+"""A keeper in a job submits the next one when its job has so little left, or a third of its time if that is less."""
+INTERRUPTED = 130
+
+
+class Signals:
+    """What signals have said: `ended` by SIGTERM, `warned` by SIGUSR1 that the job's end is near."""
+
+    def __init__(self) -> None:
+        self.ended = self.warned = False
+
+    def hear(self, number: int, _frame: FrameType | None) -> None:
+        """Note a signal."""
+        self.ended |= number == signal.SIGTERM
+        self.warned |= number == signal.SIGUSR1
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most until one more was heard."""
+        until, before = time.monotonic() + seconds, (self.ended, self.warned)
+        while (self.ended, self.warned) == before and (rest := until - time.monotonic()) > 0:
+            time.sleep(min(rest, 0.2))
+
+
+@contextmanager
+def signals() -> Iterator[Signals]:
+    """Listen to signals; a command that is on its way is waited for."""
+    heard = Signals()
+    before = {number: signal.signal(number, heard.hear) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Keeping:
+    """Rounds, and what is said of them. `once`: one round is enough; `as_json`: nothing is said before the end."""
+
+    pilots: Pilots
+    ledger: Ledger
+    keep: Keep
+    cwd: str
+    once: bool = False
+    as_json: bool = False
+    _shown: str = ""
+    _last: Round | None = None
+
+    def here(self) -> int:
+        """Keep pilots from this process; return the exit status."""
+        with signals() as heard, turn(self.pilots, "keep", patience_s=5.0):
+            try:
+                return self.rounds(heard, lambda: False)
+            except KeyboardInterrupt:
+                last = self._last
+                there = "what was submitted" if last is None else plural(last.running + last.waiting, "pilot")
+                print(
+                    f"taskfarmer: pilots are kept no longer; {there} stay in the queue"
+                    f" (to end them: taskfarmer stop {quoted(self.ledger)})", file=sys.stderr,
+                )  # fmt: skip
+                return INTERRUPTED
+
+    def rounds(self, heard: Signals, succeeded: Callable[[], bool]) -> int:
+        """Do rounds until the farm is done, somebody takes over, or `succeeded` says that a successor is there."""
+        keeper = Keeper(self.pilots, self.ledger, self.keep, self.cwd)
+        while True:
+            wait_s = MOST_S
+            try:
+                found = keeper.round()
+            except (OSError, WorkdirError) as error:
+                if self._last is None:
+                    raise
+                print(f"taskfarmer: {error}; trying again", file=sys.stderr)
+            else:
+                self._show(found)
+                if found.done or self.once:
+                    return self._end(found)
+                wait_s = found.wait_s
+            until = time.monotonic() + wait_s
+            while True:
+                if heard.ended or succeeded():
+                    return WORK_LEFT
+                if not self.pilots.turns.holds():
+                    print("taskfarmer: pilots are kept no longer: somebody ended that, or took over", file=sys.stderr)
+                    return WORK_LEFT
+                if (rest := until - time.monotonic()) <= 0:
+                    break
+                heard.wait(min(rest, LOOK_S))
+
+    def _end(self, found: Round) -> int:
+        if self.as_json:
+            print_json(
+                "submit", workdir=str(self.ledger.workdir.path), system=self.keep.plan.batch, dry_run=False,
+                pilots=found.running + found.waiting, submitted=found.submitted, left=found.left,
+            )  # fmt: skip
+        return result_of(self.ledger).exit_status if found.done else 0
+
+    def _show(self, found: Round) -> None:
+        """Say what changed."""
+        self._last = found
+        for note in found.notes:
+            print(f"taskfarmer: {note}", file=sys.stderr)
+        text = "the farm is done"
+        if not found.done:
+            there = plural(found.running + found.waiting, "pilot")
+            new = f", {found.submitted} of them new" if found.submitted else ""
+            text = f"{found.left} tasks left; {there}: {found.running} running, {found.waiting} waiting{new}"
+        if text != self._shown and not self.as_json:
+            say(f"{time.strftime('%H:%M:%S')} {text}")
+            sys.stdout.flush()
+        self._shown = text
+
+
+# -- a keeper that is a job --------------------------------------------------------------------------------------------
+
+
+def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> tuple[Request, int]:
+    """Submit the first job that keeps pilots; return it, and how many pilots there are.
+
+    Raises:
+        InputError: there is one.
+    """
+    with turn(pilots, "submit", patience_s=5.0):
+        queue = pilots.look()
+        there = [pilot.job for pilot in queue.pilots if pilot.kind == "keeper" and not pilot.is_over]
+        if there or queue.open:
+            raise InputError(
+                f"job {there[0] if there else 'of an id not known yet'} of {system.title} keeps pilots for this farm",
+                hint="end it first, with `taskfarmer stop`",
+            )
+        submission, own = keeper_submission(pilots.workdir, keep, cwd)
+        return pilots.submit(own, submission, "keeper", keep=keep.to_json()), len(queue.live())
+
+
+@dataclass
+class Succession:
+    """Submits the next keeper before this one's job ends, or when it is warned of that.
+
+    `first_s`: how much time the job had when that was known first.
+    """
+
+    pilots: Pilots
+    keep: Keep
+    cwd: str
+    heard: Signals
+    allocation: Allocation
+    first_s: float | None = None
+    _trying: Backoff = field(default_factory=Backoff)
+
+    def is_there(self) -> bool:
+        """Whether there is a next one, so that this one may leave."""
+        now = time.monotonic()
+        left_s = self.allocation.left_s(now, time.time())
+        if self.first_s is None and left_s != float("inf"):
+            self.first_s = left_s
+        soon = left_s <= min(SUCCESSOR_S, (self.first_s or 0.0) / 3)
+        if not (soon or self.heard.warned) or now < self._trying.until:
+            return False
+        submission, own = keeper_submission(self.pilots.workdir, self.keep, self.cwd)
+        request = self.pilots.submit(own, submission, "keeper", keep=self.keep.to_json())
+        if isinstance(request.outcome, Submitted):
+            return True
+        if isinstance(request.outcome, Refused):
+            print(f"taskfarmer: the next keeper is refused: {request.outcome.why}", file=sys.stderr)
+            self._trying.failed(now, chance())
+            return False
+        return True  # in doubt: whoever looks next settles it
+
+
+def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Mapping[str, str]) -> int:
+    """Be the keeper in a job: what to keep stands in the record of its submission. Return the exit status.
+
+    Raises:
+        InputError: there is no such record.
+    """
+    request = pilots.submissions.read(record)
+    if request is None:
+        raise InputError(f"--record {record}: there is no such submission")
+    keep = Keep.from_json(dict(request.extra["keep"]))
+    revoked = request.submission.directory / REVOKED
+    with signals() as heard:
+        next_one = Succession(pilots, keep, cwd, heard, Allocation(source_of(environ), environ))
+        while not (revoked.exists() or heard.ended):
+            try:
+                with turn(pilots, "keep", patience_s=60.0):
+                    return Keeping(pilots, ledger, keep, cwd).rounds(
+                        heard, lambda: revoked.exists() or next_one.is_there()
+                    )
+            except InputError as error:  # the one before has not left yet
+                print(f"taskfarmer: {error}", file=sys.stderr)
+                heard.wait(LOOK_S)
+    return WORK_LEFT

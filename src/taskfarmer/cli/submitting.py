@@ -1,0 +1,129 @@
+"""What `taskfarmer submit` does with pilots, and what it says when that cannot be done."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..batch import Refused, Submitted, Unsure
+from ..errors import InputError, Stopped, TaskfarmerError
+from ..farm.pilots import Pilots, Plan, missing
+
+if TYPE_CHECKING:
+    from ..farm.ledger import Ledger
+    from ..farm.submissions import Request
+
+AGAIN_S = 2.0
+"""Between two questions what became of a submission."""
+PATIENCE_S = 150.0
+"""How long that is asked, and how long another command that submits is waited for."""
+_DOES = {"keep": "keeps", "stop": "ends"}
+
+
+def quoted(ledger: Ledger) -> str:
+    """Return the workdir as a word of sh."""
+    return shlex.quote(str(ledger.workdir.path))
+
+
+@contextmanager
+def turn(pilots: Pilots, what: str, *, patience_s: float) -> Iterator[None]:
+    """Have the turn to submit for so long.
+
+    Raises:
+        InputError: somebody else has it, and keeps it.
+    """
+    deadline = time.monotonic() + patience_s
+    said = False
+    while (holder := pilots.turns.take(what)) is not None:
+        does = _DOES.get(holder.what, "submits")
+        if holder.what == "keep" and what != "keep":
+            raise InputError(
+                f"{holder.who} keeps pilots for this farm",
+                hint=f"end that first (taskfarmer stop {shlex.quote(str(pilots.workdir.path))} ends the pilots, too)",
+            )
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{holder.who} {does} pilots for this farm",
+                hint="wait for it, or end it; one that died is passed over in a while",
+            )
+        if not said:
+            said = True
+            print(f"taskfarmer: waiting for {holder.who}, which {does} pilots for this farm", file=sys.stderr)
+        time.sleep(0.5)
+    pilots.turn_taken = True
+    try:
+        yield
+    finally:
+        pilots.turn_taken = False
+        pilots.turns.leave()
+
+
+def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, title: str) -> tuple[list[Request], int]:
+    """Submit what is missing of so many pilots; return what was submitted, and how many there are now.
+
+    Raises:
+        InputError: refused for good.
+        Stopped: nobody can say how it stands.
+    """
+    made: list[Request] = []
+    deadline = time.monotonic() + PATIENCE_S
+    said = ""
+    while True:
+        ledger.refresh()
+        ledger.read_tails()
+        queue = pilots.look()
+        if queue.problems:
+            raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
+        if not queue.open:
+            count = missing(wanted, queue, ledger.state, plan)
+            for request in pilots.submit_pilots(plan, count, cwd):
+                if isinstance(request.outcome, Submitted):
+                    made.append(request)
+                elif isinstance(request.outcome, Refused):
+                    raise unsubmitted(request, title, ledger, made)
+            queue = pilots.look() if count else queue
+            if not queue.open:
+                return made, len(queue.live())
+        if time.monotonic() > deadline:
+            raise Stopped(
+                f"it is not known what became of the submission {queue.open[0].submission.name}",
+                hint="run the same command again in a while: nothing is submitted twice",
+            )
+        names = ", ".join(request.submission.name for request in queue.open)
+        if names != said:
+            said = names
+            print(f"taskfarmer: waiting until it is known what became of the submission {names}", file=sys.stderr)
+        time.sleep(AGAIN_S)
+
+
+def unsubmitted(request: Request, title: str, ledger: Ledger, made: list[Request] | None = None) -> TaskfarmerError:
+    """Return the error that says why nothing, or no more than was `made`, was submitted."""
+    outcome = request.outcome
+    if not isinstance(outcome, Refused):
+        why = outcome.why if isinstance(outcome, Unsure) else "no answer"
+        return Stopped(f"it is not known whether {title} took the job: {why}", hint="run the same command again")
+    if outcome.again or made:
+        done = f"{sum(r.submission.count for r in made)} pilots were submitted; " if made else ""
+        return Stopped(f"{done}{title} takes no more now: {outcome.why}", hint="run the same command again, or --keep")
+    return InputError(
+        f"{title} refuses the job: {outcome.why}",
+        hint=f"nothing was submitted; the farm is in {ledger.workdir.path}",
+    )
+
+
+def refuse_finished(ledger: Ledger) -> None:
+    """Refuse jobs for a farm where nothing is left.
+
+    Raises:
+        InputError: so it is.
+    """
+    counts = ledger.state.counts()
+    if not counts["toprocess"] + counts["running"]:
+        raise InputError(
+            f"nothing is left to do in {ledger.workdir.path}",
+            hint="`taskfarmer retry` has failed tasks done again, `taskfarmer add` adds more",
+        )
