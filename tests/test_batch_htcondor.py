@@ -58,7 +58,7 @@ class CondorSite(Site):
 
     cannot: ClassVar = {}
     refused: ClassVar = {"RequestMemory = two of them": Needs(settings={"request_memory": "two of them"})}
-    too_many = 20_001
+    too_many = 1001
     unknown = ("99999999.0", "99999999.7", "99999998.0", "0.0", "no id")
     walltime_s = 3.0
 

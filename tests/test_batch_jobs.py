@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfarmer.batch import GONE, JobId, JobStatus, Needs, NoAnswer, Refused, Steps, at_once
+from taskfarmer.batch import GONE, JobId, JobStatus, Limits, Needs, NoAnswer, Refused, Steps, at_once
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob, Trouble
 from taskfarmer.batch.script import REVOKED
 from taskfarmer.core.model import Task
@@ -141,8 +141,6 @@ def test_who_needs_something_else_is_submitted_apart(world: World) -> None:
 
 
 def test_a_submission_is_no_longer_than_the_site_allows(tmp_path: Path) -> None:
-    from taskfarmer.batch import Limits
-
     world = World(tmp_path / "farm", Fake(limits=Limits(elements=7)))
     for id in range(20):
         world.executor.start(launch(id))
@@ -230,6 +228,32 @@ def test_what_is_refused_for_now_is_submitted_later(world: World) -> None:
     assert world.system.asked["submit"] == 4
     assert world.ran == {0: 1}
     assert any("QOSMaxSubmitJobPerUserLimit" in text for text in world.said)
+
+
+def test_a_limit_of_jobs_that_leaves_room_for_some_lets_them_in(tmp_path: Path) -> None:
+    """A thousand at once would be refused for ever."""
+    world = World(tmp_path / "farm", Fake(limits=Limits(elements=1000, jobs=5), run_s=30))
+    for id in range(100):
+        world.executor.start(launch(id))
+    world.turns(300)
+    assert len(world.ran) > 12
+    assert max(world.ran.values()) == 1
+    said = [text for text in world.said if "jobs are the limit" in text]
+    assert len(said) == 1
+
+
+def test_limits_that_could_not_be_learnt_are_asked_for_again(tmp_path: Path) -> None:
+    system = Fake(limits=Limits())
+    world = World(tmp_path / "farm", system)
+    for id in range(10):
+        world.executor.start(launch(id))
+    world.turns(1)
+    system.allowed = Limits(elements=100)
+    for id in range(10, 20):
+        world.executor.start(launch(id))
+    world.turns(3)
+    assert len(world.ran) == 20
+    assert system.asked["submit"] == 11
 
 
 def test_what_is_refused_for_good_ends_the_farmer(world: World) -> None:
@@ -418,6 +442,32 @@ class Slow(Fake):
         if self.now < self.tells_at:
             return (yield from at_once(dict.fromkeys(jobs, GONE)))
         return (yield from super().poll(jobs))
+
+
+def test_a_job_that_may_come_again_is_cancelled_also_by_a_farmer_that_is_told_to_stop(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.misbehave("cancel", NoAnswer("scancel did not answer"), times=1)
+    world.system.lose(world.job(0).id, "NODE_FAIL")
+    while not world.system.asked["cancel"]:
+        assert not world.turns(0.5)
+    world.executor.signal(0, 15)
+    assert [end.id for end in world.turns(60)] == [0]
+    assert world.system.asked["cancel"] == 2
+
+
+def test_a_result_that_comes_up_late_counts_also_of_a_job_that_the_system_does_not_find(world: World) -> None:
+    """Who attaches to an open submission finds it without the element that ended first."""
+    world.system.misbehave("submit", UNSURE_AND_SUBMITTED)
+    for id in (0, 1):
+        world.executor.start(launch(id))
+    world.turns(0.5)
+    ended = world.job(0)
+    world.system.forget(ended.id)
+    ends = world.turns(LATE_S)
+    write_result(ended)
+    world.finish(1)
+    assert sorted((end.id, end.reason) for end in ends + world.turns(60)) == [(0, "ended"), (1, "ended")]
 
 
 def test_a_job_so_new_that_the_scheduler_does_not_tell_of_it_is_not_lost(tmp_path: Path) -> None:

@@ -413,6 +413,15 @@ def test_a_keeper_replaces_what_is_gone_until_the_farm_is_done(world: World) -> 
     assert not [job for job in world.fake.jobs.values() if job.status.state is JobState.QUEUED]
 
 
+def test_a_keeper_says_that_a_pilot_is_held_once(world: World) -> None:
+    keeper = world.keeper(2)
+    keeper.round()
+    world.fake.hold(JobId("1.1"), "quota")
+    assert keeper.round().notes == ("pilot 1.1 is held: quota",)
+    assert keeper.round().notes == ()
+    assert len(world.fake.jobs) == 2
+
+
 def test_a_keeper_asks_less_often_while_nothing_changes(world: World) -> None:
     keeper = world.keeper(2)
     waits = [keeper.round().wait_s for _ in range(8)]

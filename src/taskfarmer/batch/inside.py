@@ -35,7 +35,7 @@ REQUEUEING = {
     "lsf": Requeueing(native=("-Q", str(AGAIN))),
     "sge": Requeueing(native=("-r", "y")),
 }
-TELLS_ITS_END = ("slurm", "lsf")
+TELLS_ITS_END = ("slurm", "lsf", "htcondor")
 """Systems that a job can ask when it will be ended (`farm.allocation`)."""
 
 

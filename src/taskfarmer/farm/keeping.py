@@ -127,6 +127,7 @@ class Keeper:
     _in_vain: int = 0
     _began: bool = False
     _names: set[str] = field(default_factory=set)
+    _told_held: set[str] = field(default_factory=set)
 
     def round(self) -> Round:
         """Do one round.
@@ -150,6 +151,7 @@ class Keeper:
             return self._told(queue, left, 0, notes, began)
         self._asking.went_well()
         self._look_for_barren(queue)
+        notes += self._held(queue)
         wanted = self._wanted(left)
         if self.keep.elastic:
             notes += self._shrink(queue, wanted)
@@ -161,6 +163,13 @@ class Keeper:
             count = 0
         self._began = True
         return self._told(queue, left, count, notes, began)
+
+    def _held(self, queue: Queue) -> list[str]:
+        """Return what to say of pilots that were held since the last round: they count, but do nothing."""
+        held = {pilot.link: pilot for pilot in queue.live() if pilot.status.state is JobState.HELD}
+        new = [pilot for link, pilot in held.items() if link not in self._told_held]
+        self._told_held = set(held)
+        return [f"pilot {pilot.job} is held: {pilot.status.reason or 'no reason given'}" for pilot in new[:1]]
 
     def _wanted(self, left: int) -> int:
         if not self.keep.elastic:

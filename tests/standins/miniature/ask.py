@@ -1,7 +1,8 @@
 """The commands of a miniature batch system: each hands its words to the daemon of a directory and prints what it says.
 
-The directory is named by an environment variable. The daemon is started by the first command, and ends when the
-directory is gone. (A farmer ends what it started: so the first command should not be one of a farmer's.) `knobs.json` in the directory turns things; those of the commands themselves are
+The directory is named by an environment variable. The daemon is started by the first command (which should not be one
+of a farmer's: farmers end what they started), and ends when the directory is gone. `knobs.json` in the directory turns
+things; those of the commands themselves are
 
     down     text: the daemon is not asked; this is printed to the error output, and the exit status is 255
     hang_s   seconds to wait before anything is done

@@ -24,6 +24,7 @@ from selectors import BaseSelector
 from typing import Any, cast
 
 from ...batch import (
+    GONE,
     BatchSystem,
     JobId,
     JobState,
@@ -44,7 +45,7 @@ from ..submissions import SETTLED_S, Request, Submissions, fresh_name
 from ..workdir import Workdir
 from .base import Exit, Launch, StartError
 from .errand import Errand
-from .jobs import Jobs
+from .jobs import ELEMENTS, Jobs
 from .left import Left, belongs_to
 
 GATHER_S = 0.5
@@ -114,6 +115,7 @@ class BatchJobs:
         self._limits: Limits | None = None
         self._waiting: dict[int, Launch] = {}
         self._since = 0.0
+        self._most = ELEMENTS
         self._batches: dict[str, _Batch] = {}
         self._where: dict[int, tuple[str, int]] = {}
         self._ends: list[Exit] = []
@@ -292,7 +294,9 @@ class BatchJobs:
     def _submit(self, now: float) -> bool:
         """Hand over the attempts that need the same as the first one that waits."""
         assert self._limits is not None
-        chosen = self._jobs.together(self._waiting.values(), self._limits.elements)
+        chosen = self._jobs.together(self._waiting.values(), min(self._most, self._limits.elements))
+        if self._limits.elements == 1:
+            self._limits = None  # perhaps it could not be asked just then
         try:
             request = self._request(chosen)
         except TaskfarmerError as error:  # the system cannot do what is asked for
@@ -328,6 +332,7 @@ class BatchJobs:
         match batch.request.outcome:
             case Submitted(jobs):
                 self._submitting.went_well()
+                self._most = min(ELEMENTS, 2 * self._most)
                 self._next_poll = min(self._next_poll, now + self._polling.least_s)
                 many = f"{len(jobs)} jobs" if len(jobs) > 1 else f"job {jobs[0]}"
                 self._say(f"{many} submitted to {self._system.title} as {batch.request.submission.name}")
@@ -341,11 +346,12 @@ class BatchJobs:
                 self._say_once(f"{self._system.title} did not say whether it took {name} ({why}); it is asked for that")
 
     def _refused(self, batch: _Batch, why: str, *, again: bool) -> None:
-        """Nothing was submitted: later again, or never."""
+        """Nothing was submitted: later again, and less at once, since a limit may leave room for some; or never."""
         launches = self._forget(batch)
         if again:
-            wait_s = self._submitting.failed(self._clock(), chance())
-            self._say_once(f"{self._system.title} takes no jobs now ({why}); it is asked again in {wait_s:.0f} s")
+            self._submitting.failed(self._clock(), chance())
+            self._most = max(1, batch.request.submission.count // 2)
+            self._say_once(f"{self._system.title} takes no jobs now ({why}); it is asked again")
             for launch in launches:
                 self._wait_for(launch)
         else:
@@ -506,14 +512,15 @@ class BatchJobs:
 
     def _end_without_result(self, batch: _Batch, number: int, element: _Element, now: float) -> Exit | None:
         """Return the end of a job that is over and has written none: it was lost, whatever its script's status says."""
-        id, job, status = element.launch.id, batch.job(number), element.over
-        if status is None:
-            if batch.request.jobs and not job:  # found by name, without this element
-                return Exit(id, KILLED, reason="lost")
+        id, job = element.launch.id, batch.job(number)
+        if element.over is None and batch.request.jobs and not job:  # the submission was found, without this element
+            element.over, element.over_at = GONE, now
+        status = element.over
+        if status is None or (id in self._cancels and now - element.over_at < CANCEL_S):
             return None
         if element.told_at is not None and status.state is not JobState.ENDED:
             return Exit(id, TOLD, reason="lost")
-        if now - element.over_at < LATE_S or (id in self._cancels and now - element.over_at < CANCEL_S):
+        if now - element.over_at < LATE_S:
             return None
         if status.exit_status == UNSEEN:
             why = "the node does not see the workdir; see its output in " + str(batch.request.submission.directory)

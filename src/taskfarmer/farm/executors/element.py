@@ -12,6 +12,7 @@ written down does nothing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ AGAIN_S = 900.0
 """How long it is tried to write the result: longer than a file server takes to start again. Who could not write it has
 worked for nothing.
 """
+GONE_S = 60.0
+"""The same where the directory is gone: somebody moved or removed the workdir, and may move it back."""
 
 
 class Element:
@@ -151,13 +154,14 @@ class Element:
 
     def _written(self, answer: bytes) -> bool:
         """Write the result; a disk that is full, or away for a moment, is waited for."""
-        deadline = time.monotonic() + AGAIN_S
+        began = time.monotonic()
         while True:
             try:
                 Disk().put(self._path, answer)
             except OSError as error:
                 os.write(self._say, f"taskfarmer: {self._path} cannot be written: {error.strerror}\n".encode())
-                if time.monotonic() >= deadline:
+                gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
+                if time.monotonic() - began >= (GONE_S if gone else AGAIN_S):
                     return False
                 time.sleep(2.0)
             else:

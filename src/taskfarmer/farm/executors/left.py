@@ -68,7 +68,7 @@ class Left:
         seen = set[int]()
         with suppress(FileNotFoundError):
             for name in self._disk.names(directory):
-                with suppress(ValueError):  # one that is just being written beside
+                if name.isalnum():  # else it is being written beside
                     seen.update(map(int, self._disk.read(f"{directory}/{name}").split()))
         return seen
 
