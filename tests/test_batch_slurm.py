@@ -595,7 +595,7 @@ def test_a_failure_is_never_taken_for_a_success() -> None:
 @pytest.mark.parametrize(
     "reason",
     ["JobHeldUser", "(JobHeldAdmin)", "JobHoldMaxRequeue", "launch failed requeued held", "DependencyNeverSatisfied",
-     "job requeued in held state"],
+     "job requeued in held state", "PartitionConfig", "PartitionTimeLimit"],
 )  # fmt: skip
 def test_held_jobs(reason: str) -> None:
     assert one(f"PENDING|0|{reason}|n/a") == JobStatus(JobState.HELD, None, reason.strip("()"))

@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,9 @@ class World:
         self.fake = system or Fake()
         self.now = 1000.0
 
-    def pilots(self, *, disk: Disk | None = None, run: Callable[[Call], Answer] | None = None) -> Pilots:
+    def pilots(
+        self, *, disk: Disk | None = None, run: Callable[[Call, Mapping[str, str]], Answer] | None = None
+    ) -> Pilots:
         """Return what a new process has."""
         ledger = Ledger.open(self.farm.path, disk or Disk())
         return Pilots(ledger, {}, systems=lambda _name: self.fake, run=run, wall=lambda: self.now)
@@ -270,7 +272,7 @@ class Countdown:
         if self.left == 0:
             raise Killed
 
-    def run(self, command: Call) -> Answer:
+    def run(self, command: Call, _environ: Mapping[str, str]) -> Answer:
         self.step()
         return Answer.of(command)
 
@@ -297,7 +299,7 @@ def test_killed_between_any_two_steps_nothing_is_submitted_twice_or_forgotten(tm
             pass
         for later_s in (1.0, submissions.SETTLED_S, 1.0):  # an open one is left alone until nobody can be at it
             world.now += later_s
-            world.see_to(5, run=Answer.of)
+            world.see_to(5, run=lambda call, _environ: Answer.of(call))
             assert len(world.at_work()) <= 5, step
         assert len(world.at_work()) == 5, step
         queue = world.pilots().look()

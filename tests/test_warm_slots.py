@@ -101,7 +101,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tasks_share_a_container_but_no_processes(warm: Any, tmp_path: Path) -> None:
     first = run(warm, f"{WHICH}; sleep 300 & setsid sleep 300 >/dev/null 2>&1 &", tmp_path)
-    second = run(warm, f"{WHICH}; ps | grep [s]leep", tmp_path)
+    second = run(warm, f"{WHICH}; ps | grep '[s]leep 300'", tmp_path)
     assert first[0] == 0
     assert (1, first[1]) == second
 
@@ -161,6 +161,7 @@ def test_a_task_that_never_stops_printing_ends_with_its_farmer(lone: Farm, engin
     kill(loop)
     kill(farmer.pid)
     wait_for(lambda: not sleepers(lone), "the container to end")
+    farmer.close()
     made(engine).check()
     no_container(engine)
 

@@ -1,8 +1,9 @@
 """`local`: job scripts as processes of this machine, to try batch mode where there is no batch system.
 
-The jobs outlive whoever submitted them. What plays the scheduler are the commands of `local_jobs`, and a directory of
-this machine's own: TASKFARMER_LOCAL_JOBS, else `~/.local/state/taskfarmer/local/HOST`. As many CPUs' worth of jobs run
-at once as the machine has, or TASKFARMER_LOCAL_SLOTS says. Queues, accounts and memory mean nothing here.
+The jobs outlive whoever submitted them, unless that has a guardian, which ends all that descends from it. What plays
+the scheduler are the commands of `local_jobs`, and a directory of this machine's own: TASKFARMER_LOCAL_JOBS, else
+`~/.local/state/taskfarmer/local/HOST`. As many CPUs' worth of jobs run at once as the machine has, or
+TASKFARMER_LOCAL_SLOTS says. Queues, accounts and memory mean nothing here.
 """
 
 from __future__ import annotations

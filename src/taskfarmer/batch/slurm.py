@@ -75,7 +75,7 @@ PRECEDENCE = (JobState.HELD, JobState.QUEUED, JobState.RUNNING, JobState.LOST, J
 """Of a state with flags, as newer versions print it (`FAILED,REQUEUED`), the first of these counts."""
 HELD_FOR = (
     "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "launch failed requeued held",
-    "job requeued in held state",
+    "job requeued in held state", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints",
 )  # fmt: skip
 """How the reasons begin for which a pending job waits until somebody does something."""
 MOST_IDS = 200

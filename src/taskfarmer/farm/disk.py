@@ -131,6 +131,9 @@ class Disk:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return _read_from(fd, start, end)
+        except OSError as error:
+            error.filename = path  # which the system does not tell of a descriptor
+            raise
         finally:
             os.close(fd)
 

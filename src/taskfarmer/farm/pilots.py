@@ -54,7 +54,7 @@ LONG_S = 1200.0
 NOT_OUR_TURN = "somebody else has taken over"
 
 _T = TypeVar("_T")
-Run = Callable[[Call], Answer]
+Run = Callable[[Call, Mapping[str, str]], Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +272,7 @@ class Pilots:
         self._environ = {name: value for name, value in environ.items() if name != "TASKFARMER_FAULT"}
         self._systems = systems or (lambda name: choose(name, self._environ))
         self._known: dict[str, BatchSystem] = {}
-        self._run = run or (lambda call: run_call(call, self._environ))
+        self._run = run or run_call
         self._wall = wall
 
     def system(self, name: str) -> BatchSystem:
@@ -285,14 +285,15 @@ class Pilots:
             self._known[name] = self._systems(name)
         return self._known[name]
 
-    def ask(self, steps: Steps[_T]) -> _T:
-        """Run the steps; a turn of ours shows that it lives before each command."""
-        return carry_out(steps, self._environ, self._beating)
+    def ask(self, system: BatchSystem, steps: Steps[_T]) -> _T:
+        """Run the steps of a system; a turn of ours shows that it lives before each command."""
 
-    def _beating(self, call: Call) -> Answer:
-        if self.turn_taken:
-            self.turns.beat()
-        return self._run(call)
+        def beating(call: Call) -> Answer:
+            if self.turn_taken:
+                self.turns.beat()
+            return self._run(call, system.environ)
+
+        return carry_out(steps, system.environ, beating)
 
     # -- looking
 
@@ -336,9 +337,9 @@ class Pilots:
     ) -> None:
         for name in names:
             if requests[name].is_open and settle:
-                requests[name] = self.ask(self.submissions.settle(system, requests[name], self._wall()))
+                requests[name] = self.ask(system, self.submissions.settle(system, requests[name], self._wall()))
         jobs = [job for name in names for job in requests[name].jobs if job]
-        said: dict[JobId, JobStatus] = self.ask(system.poll(jobs)) if jobs else {}
+        said: dict[JobId, JobStatus] = self.ask(system, system.poll(jobs)) if jobs else {}
         for name in names:
             told = {element: said.get(job, GONE) for element, job in enumerate(requests[name].jobs, 1)}
             states[name] = told
@@ -349,7 +350,7 @@ class Pilots:
 
     def elements(self, system: BatchSystem) -> int:
         """Return how many pilots one submission may have."""
-        return max(1, self.ask(system.limits()).elements)
+        return max(1, self.ask(system, system.limits()).elements)
 
     def submit(self, plan: Plan, submission: Submission, kind: Kind = "pilots", **extra: Any) -> Request:
         """Submit; return the request with what became of it. It is our turn.
@@ -363,7 +364,7 @@ class Pilots:
         request = self.submissions.request(kind, system, submission, self._wall(), about)
         if self.turn_taken and not self.turns.holds():  # see farm.turns
             return self.submissions.answered(request, Refused(NOT_OUR_TURN))
-        return self.ask(self.submissions.submit(system, request))
+        return self.ask(system, self.submissions.submit(system, request))
 
     def submit_pilots(self, plan: Plan, count: int, cwd: str, **extra: Any) -> Iterator[Request]:
         """Submit so many pilots, in as few submissions as the site allows; yield each with what became of it.
@@ -391,7 +392,7 @@ class Pilots:
         problems = []
         for name, ids in jobs.items():
             try:
-                self.ask(self.system(name).cancel(ids))
+                self.ask(self.system(name), self.system(name).cancel(ids))
             except (NoAnswer, InputError) as error:
                 problems.append(f"{name}: {error}")
         return problems

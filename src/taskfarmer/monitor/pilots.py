@@ -84,7 +84,7 @@ def pilots_of(
     systems: Callable[[str], BatchSystem] | None = None,
 ) -> QueueSummary:
     """Return how the pilots of a farm stand; without `ask`: what the workdir alone can tell."""
-    pilots = Pilots(ledger, environ, run=_within(limit_s, environ), systems=systems)
+    pilots = Pilots(ledger, environ, run=_within(limit_s), systems=systems)
     queue = pilots.look(ask=ask, settle=os.access(ledger.workdir.jobs, os.W_OK))
     farmers = joined(ledger.state)
     vain = {pilot.link: why for pilot, why in in_vain(queue, ledger)}
@@ -113,11 +113,11 @@ def pilots_of(
     )
 
 
-def _within(limit_s: float, environ: Mapping[str, str]) -> Callable[[Call], Answer]:
+def _within(limit_s: float) -> Callable[[Call, Mapping[str, str]], Answer]:
     """Return what runs commands, none of them beyond so many seconds from now."""
     until = time.monotonic() + limit_s
 
-    def run(call: Call) -> Answer:
+    def run(call: Call, environ: Mapping[str, str]) -> Answer:
         left_s = until - time.monotonic()
         call = replace(call, limit_s=min(call.limit_s, max(0.0, left_s)))
         return run_call(call, environ) if left_s > 0 else Answer.of(call, HUNG)

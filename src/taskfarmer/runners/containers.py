@@ -146,7 +146,7 @@ class ContainerRunner(Runner):
         self.staging.check()
         self.check_image()
         remove_left_directories()
-        self.remove_left_containers()
+        self.remove_left_containers(own=False)
         inside = Inside(("/bin/sh", "-c", ":"), self.workdir or None, os.getcwd(), (), self.mounts, "")
         said = try_out(self.client(inside))
         if said is not None:
@@ -163,8 +163,8 @@ class ContainerRunner(Runner):
     def check_image(self) -> None:
         """Raise InputError if the image is not there, and cannot be had."""
 
-    def remove_left_containers(self) -> None:
-        """Remove what the program still has of containers whose farmers were killed."""
+    def remove_left_containers(self, *, own: bool) -> None:
+        """Remove what the program still has of containers whose farmers were killed; `own`: and of this process's."""
 
     def before(self, job: Job) -> None:
         """Do what every attempt wants done; called in the process that starts it."""
@@ -315,11 +315,11 @@ class ContainerRunner(Runner):
     def close(self) -> None:
         """End the container that is kept; remove what this process made (see Runner.close).
 
-        The farmer, which ran nothing itself, removes what is left of containers whose processes had to be killed.
+        The farmer itself, which is handed no job to run, removes what is left of containers that had to be killed.
         """
         self._cool()
-        if self.blocking and self.job is None:
-            self.remove_left_containers()
+        if self.job is None:
+            self.remove_left_containers(own=True)
             remove_left_directories()
         if _share.cache_info().currsize:
             _remove(os.getpid(), os.path.dirname(_share(os.getpid())))

@@ -11,7 +11,7 @@ from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Job
 from taskfarmer.runners.containers import ContainerRunner, Inside, asked, try_out
 from taskfarmer.runners.mounts import Mount, fields
-from taskfarmer.runners.owners import is_left
+from taskfarmer.runners.owners import is_left, prefix
 from taskfarmer.runners.wrapping import flag
 
 PULL = ("missing", "never", "always")
@@ -122,11 +122,13 @@ class _EngineRunner(ContainerRunner):
         ends = (f"source={mount.source}", f"target={mount.target}")
         return "--mount", fields("type=bind", *ends, *(("readonly",) if mount.read_only else ()))
 
-    def remove_left_containers(self) -> None:
+    def remove_left_containers(self, *, own: bool) -> None:
         """Remove containers of farmers that were killed: what removes them may have been killed, too."""
         listed = asked((self.program, "ps", "--all", "--filter=name=taskfarmer-", "--format={{.ID}} {{.Names}}"))
-        pairs = (line.split() for line in listed.stdout.splitlines())
-        left = [pair[0] for pair in pairs if len(pair) == 2 and is_left(pair[1])]
+        pairs = [line.split() for line in listed.stdout.splitlines()]
+        left = [
+            id for id, *names in pairs if any(is_left(name) or (own and name.startswith(prefix())) for name in names)
+        ]
         for _ in range(3):  # Podman's first try may only notice that the container is dead
             if not left or asked((self.program, "rm", "--force", *left)).returncode == 0:
                 return

@@ -438,7 +438,7 @@ class BatchJobs:
             elif status.state is JobState.HELD:
                 task = element.launch.id
                 self._say_once(f"job {batch.job(number)} (task {task}) is held: {status.reason or 'no reason given'};"
-                               " release it, or `taskfarmer cancel` the task")  # fmt: skip
+                               " release it, or ask for what can be had, or `taskfarmer cancel` the task")  # fmt: skip
         self._next_poll = now + self._polling.next_s(changed=changed, took_s=now - self._began)
         self._next_look = now
 
