@@ -1,9 +1,9 @@
 """All lives of a small farm: every interleaving of a few farmers over a few tasks, with what a bad day brings.
 
-Nothing of the protocol is written down here a second time. What moves is the real thing: `Driver` with its `Plan` and
-`Undertaker`, over the real `Ledger`, `Log`, `Journal` and `State`. Replaced is only what touches the world: the disk
-(a log and journals in memory), the clock (which stands still), the processes of tasks (a dictionary). Some module
-names are patched for that while an exploration runs (`Stage.patch`).
+Nothing of the protocol is written down here a second time. What moves is the real thing: `Driver` with its `Plan`,
+`Agreement` and `Undertaker`, over the real `Ledger`, `Log`, `Journal` and `State`. Replaced is only what touches the
+world: the disk (a log and journals in memory), the clock (which stands still), the processes of tasks (a dictionary).
+Some module names are patched for that while an exploration runs (`Stage.patch`).
 
 A *world* is a log, the journals, and the minds of the farmers that live. An *action* is one step of one farmer, of a
 command, or of fate: a crash, a burial of one who only slept, a reply that is lost. Actions do not overlap. Nothing is
@@ -47,11 +47,13 @@ from taskfarmer.core.policy import PATIENT_LOOKS, Rules, Silence
 from taskfarmer.core.records import Started
 from taskfarmer.core.state import CANCELLED, FAILED, FINISHED, TAKEN, UNKNOWN, Farmer, State
 from taskfarmer.definitions import Definition
+from taskfarmer.farm import agreement as agreement_module
 from taskfarmer.farm import driver as driver_module
 from taskfarmer.farm import journal as journal_module
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
 from taskfarmer.farm import upkeep as upkeep_module
+from taskfarmer.farm.agreement import Agreement
 from taskfarmer.farm.clock import Clock
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.driver import Driver
@@ -406,7 +408,7 @@ class Stage(Disk, Clock):
         patch.setattr(log_module, "BEFORE_BYTES", 0)  # or no two histories would come to the same
         for module in (log_module, ledger_module):
             patch.setattr(module, "fresh_id", self.fresh_id)
-        for module in (ledger_module, driver_module):
+        for module in (ledger_module, driver_module, agreement_module):
             patch.setattr(module, "chance", float)
         patch.setattr(driver_module, "selectors", SimpleNamespace(DefaultSelector=lambda: None))
 
@@ -512,8 +514,9 @@ class Quiet:
 LEFT_OUT: dict[type, frozenset[str]] = {
     Loop: frozenset(
         "config options link reporter views disk clock id problem allocation _clock _signals _selector _wake_r _wake_w"
-        " _undertaker _heart _hold_until _said _looks _next_look _deadline _pace _tail_read _heeded".split()
+        " _undertaker _heart _hold_until _said _deadline _pace".split()
     ),
+    Agreement: frozenset("_ledger _id _plan _journal _loop _clock _heeded _looks _next_look _tail_read".split()),
     Ledger: frozenset(("workdir", "disk", "clock", "log", "segments", "_looked")),
     State: frozenset(("number", "config", "segments", "deps", "first_ready", "index", "lease_s", "heartbeat_s")),
     Farmer: frozenset("id joined host last since until why takes finished failed unreadable".split()),
@@ -728,7 +731,7 @@ class Explorer:
         for attempt in driver.plan.running.values():
             attempt.began = 0.0
         driver._hold_until = 0.0
-        unheeded = driver._heeded < driver.ledger.state.number
+        unheeded = driver.agreement._heeded < driver.ledger.state.number
         like = self._number((driver.id, unheeded, frozen(driver)))
         key = (like, driver.ledger.state.number)
         if key not in self._minds:
@@ -905,8 +908,8 @@ class Explorer:
         raise _Gone
 
     def _ask(self, driver: Driver, action: Action) -> None:
-        driver._looks = PATIENT_LOOKS + 1 if action.cost == "ask" else 0
-        driver._look_at_others()
+        driver.agreement._looks = PATIENT_LOOKS + 1 if action.cost == "ask" else 0
+        driver.agreement._look_at_others()
 
     def _leave_at_once(self, _driver: Driver, _action: Action) -> None:
         raise _Gone
@@ -923,10 +926,10 @@ class Explorer:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ledger_module, "SNAPSHOT_EVERY", 1)
             driver.ledger.snapshot(driver.id)
-        driver._heed()
+        driver.agreement.heed()
 
     def _look(self, driver: Driver, _action: Action) -> None:
-        driver._look_at_log()
+        driver.agreement._look_at_log()
         if driver.ledger.state.number < self.stage.log.number:
             return
         ours = driver.plan._is_ours
@@ -1171,10 +1174,10 @@ class Explorer:
 DEEDS: dict[str, Callable[[Explorer, Driver, Action], None]] = {
     "look": Explorer._look,
     "others": Explorer._ask,
-    "take": lambda _explorer, driver, _action: driver._take(),
+    "take": lambda _explorer, driver, _action: driver.agreement.take(),
     "start": Explorer._start,
     "end": Explorer._end,
-    "publish": lambda _explorer, driver, _action: driver._publish(),
+    "publish": lambda _explorer, driver, _action: driver.agreement.publish(),
     "leave": Explorer._leave,
     "bury": Explorer._bury,
     "snapshot": Explorer._snapshot,

@@ -13,6 +13,7 @@ from taskfarmer.core.entries import Body, Bury, News, Take
 from taskfarmer.core.ids import format_ids
 from taskfarmer.core.plan import Plan
 from taskfarmer.core.state import State, Tries
+from taskfarmer.farm.agreement import Agreement
 from taskfarmer.farm.driver import Driver
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.log import Draft, Log
@@ -144,14 +145,14 @@ def _take_what_was_taken(patch: pytest.MonkeyPatch) -> None:
             self.status[task], self.owner[task] = 3, number
         self.farmers[number - 1].takes += [(task, task) for task in self._named(ids)]
 
-    def take_again(self: Driver) -> None:
-        ids = self.plan.wants()
+    def take_again(self: Agreement) -> None:
+        ids = self._plan.wants()
         if ids:
             self._append(lambda _state: (Take(ids=format_ids(ids)), self._own_news()))
-            self.plan.took(ids)
+            self._plan.took(ids)
 
     patch.setattr(State, "_take", take)
-    patch.setattr(Driver, "_take", take_again)
+    patch.setattr(Agreement, "take", take_again)
 
 
 def _retry_at_once(patch: pytest.MonkeyPatch) -> None:
@@ -183,7 +184,7 @@ def _forget_what_was_read(patch: pytest.MonkeyPatch) -> None:
 
 def _take_errors_for_a_no(patch: pytest.MonkeyPatch) -> None:
     """An entry that nobody knows about is taken for one that was not added."""
-    patch.setattr(Driver, "_settle", lambda _self: True)
+    patch.setattr(Agreement, "_settle", lambda _self: True)
     patch.setattr(Plan, "adopt", lambda _self: None)
 
 

@@ -1,7 +1,7 @@
 """What a farmer says in the log, and what it does about what others say there.
 
-It takes tasks, tells what came of them, asks for work, gives work back, leaves: each is an entry, appended with what the
-log does not know of its journal yet. What it wants, and what may be started, the plan decides. Three rules hold:
+It takes tasks, tells what came of them, asks for work, gives work back, leaves: each is an entry, appended with what
+the log does not know of its journal yet. What to take, to give back and to stop the plan decides. Three rules hold:
 
 * after every entry of ours, all that came before it is heeded, before anything is started;
 * nothing is agreed while the journal is stuck: what it says and what the log says must fit together;
@@ -114,6 +114,7 @@ class Agreement:
         self._say(Leave(why=why))
 
     def _say(self, body: Body) -> bool:
+        """Append that, and what the journal has to tell; False if it could not be."""
         return self._append(lambda _state: (body, self._own_news())) is not None
 
     def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Body | None:

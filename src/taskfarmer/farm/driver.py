@@ -1,6 +1,6 @@
 """The loop of a farmer: start what fits, wait for one event, record it, decide; until nothing is left to do.
 
-Deciding is `core.plan`; acting is an executor; agreeing is the ledger. What is here is the order of things:
+Deciding is `core.plan`; acting is an executor; `Agreement` deals with the log. What is here is the order of things:
 
 * an attempt is announced in the journal, with one `write()` a turn, before it is started;
 * what is written about tasks is written before anybody acts on it;
@@ -12,21 +12,18 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from ..core import records
-from ..core.entries import Body, Leave, News, Report, Take
-from ..core.ids import format_ids, parse_ids
+from ..core.entries import Body, News
 from ..core.plan import Attempt, Plan, Stop
-from ..core.policy import HASTY_LOOKS, asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
 from ..core.records import Ended, Started
 from ..core.resources import JobSlots, Resources
-from ..core.state import FAILED, State
-from ..core.words import plural
+from ..core.state import State
 from ..errors import WorkdirError
 from . import host, leftovers
+from .agreement import Agreement
 from .allocation import SETTLE_S, Allocation, span
 from .disk import Disk, chance
 from .doubt import Doubts
@@ -45,8 +42,6 @@ ROOM_S = 10.0
 """How long a farmer waits for others on its host to leave something to it."""
 SAID_AGAIN_S = 30.0
 """How often the same trouble is said."""
-LOOKED_S = 0.1
-"""How old a look at the log may be before a take."""
 VIEWS_S = 0.1
 """How long the loop may be away for the views."""
 
@@ -66,7 +61,6 @@ class Driver:
         reporter: Reporter,
         views: Views,
         allocation: Allocation | None = None,
-        first: bool = True,
     ) -> None:
         self.ledger = ledger
         self.config = config
@@ -79,7 +73,6 @@ class Driver:
         self.allocation = allocation or Allocation()
         self.disk: Disk = ledger.disk
         self.problem = ""
-        self._first = first
         self.clock = ledger.clock
         self._clock = self.clock.monotonic
         self._signals: list[int] = []
@@ -88,14 +81,8 @@ class Driver:
         self._undertaker = Undertaker(ledger, id, config.heartbeat_s, config.lease_s, reporter.say)
         self._announced: list[Attempt] = []
         self._doubts = Doubts()
-        self._failed = False
-        self._unsure = False
         self._hold_until = 0.0
-        self._told = 0.0
         self._said: dict[str, float] = {}
-        self._looks = 0
-        self._next_look = 0.0
-        self._tail_read = 0
         self._guardian_mourned = False
 
     @property
@@ -118,6 +105,25 @@ class Driver:
             self.executor.close()
             self.allocation.close()
 
+    def _turn(self) -> None:
+        """One round of the loop."""
+        busy = self._reap()
+        self.act(self.plan.due(self._clock()))
+        if self._pace.next <= self._clock():
+            self._pace.run(self._clock)
+        if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
+            self._obey()
+        try:
+            self.agreement.catch_up()
+            self.agreement.take()
+            busy = self._start() or busy
+        except WorkdirError as error:  # a task's text that cannot be reached now
+            self.hold(str(error))
+        if not busy:
+            self._wait()
+
+    # -- listening -----------------------------------------------------------------------------------------------------
+
     def _listen(self) -> None:
         """From here on signals are events of the loop."""
         for fd in (self._wake_r, self._wake_w):
@@ -131,12 +137,14 @@ class Driver:
         self._selector.register(self.link.fd, selectors.EVENT_READ, self.link.listen)
         self.executor.attach(self._selector)
 
-    def _stop_listening(self) -> None:
-        signal.set_wakeup_fd(-1)
-
     def _drain_wakes(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_r, 65536)
+
+    def _stop_listening(self) -> None:
+        signal.set_wakeup_fd(-1)
+
+    # -- joining -------------------------------------------------------------------------------------------------------
 
     def _join(self) -> bool:
         """Begin this life; False when other farmers on the host leave nothing to this one."""
@@ -146,48 +154,33 @@ class Driver:
         self.journal = Journal(workdir.journals / self.id, self.id, self.disk)
         self._heart = Heart(workdir.alive / self.id, self.disk, self.clock)
         if not self._claim():
-            self.journal.close()
-            with suppress(OSError):
-                self._heart.end()
-                self.disk.remove(str(workdir.journals / self.id))
+            self._withdraw()
             return False
-        state = self.ledger.state
-        has = state.farmer(self.id).claim
-        if self.config.pin:
-            host.keep_to(has.cpus)
-        self.number = state.index[self.id]
-        self._joined = self._heeded = state.number
-        self._failures = state.status.count(FAILED)
-        segments = self.ledger.segments
-        self.plan = Plan(
-            state,
-            self.number,
-            self.config.rules,
-            JobSlots(has.slots) if self.options.elsewhere else Resources(has.slots, has.memory_bytes, has.gpus),
-            segments.task,
-            segments.is_special,
-        )
-        self.plan.keeps_time = not self.executor.keeps_time
-        self.link.say(f"lease {self.config.lease_s}")
+        self._begin()
         self._beat()
         now = self._clock()
         self._deadline = now + self.options.limit_s if self.options.limit_s is not None else float("inf")
-        self._pace = Pace(
-            [
-                Job(self.plan.look_every_s, self._look_again),
-                Job(lambda: self.config.heartbeat_s, self._beat),
-                Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
-                Job(lambda: 1.0, self._sync),
-                Job(self._telling_every_s, self._tell_again),
-                Job(lambda: 0.5, self._show),
-                Job(lambda: 1.0, self._mind_the_end),
-            ],
-            now,
-        )
+        self._pace = self._own_pace(now)
         self._mind_the_end()
-        if self._failures:
-            self._mind_failures()
+        self.agreement.mind_failures()
         return True
+
+    def _make_directories(self) -> None:
+        """Make what somebody removed, or a copy left out because it was empty."""
+        workdir = self.ledger.workdir
+        for parent in (workdir.path, workdir.ledger):
+            with suppress(OSError):
+                there = set(self._names_in(str(parent)))
+                for directory in workdir.directories():
+                    if directory.parent == parent and directory.name not in there:
+                        self.disk.mkdir(str(directory))
+
+    def _names_in(self, directory: str) -> list[str]:
+        try:
+            return self.disk.names(directory)
+        except FileNotFoundError:
+            self.disk.mkdir(directory)
+            return []
 
     def _claim(self) -> bool:
         """Join with what other farmers on the host leave to this one; False if that is nothing, and stays so.
@@ -217,70 +210,56 @@ class Driver:
             self._tell(sharing.told(self.ledger.state))
         return True
 
+    def _place(self) -> dict[str, Any]:
+        return host.here(self.link.guardian).to_json()
+
     def _tell(self, text: str) -> None:
         """Say it for all loops of this farmer."""
         if text and not self.options.place:
             self.reporter.say(text)
 
-    def _place(self) -> dict[str, Any]:
-        return host.here(self.link.guardian).to_json()
+    def _withdraw(self) -> None:
+        """Leave nothing behind of a life that has not begun."""
+        self.journal.close()
+        with suppress(OSError):
+            self._heart.end()
+            self.disk.remove(str(self.ledger.workdir.journals / self.id))
 
-    def _make_directories(self) -> None:
-        """Make what somebody removed, or a copy left out because it was empty."""
-        workdir = self.ledger.workdir
-        for parent in (workdir.path, workdir.ledger):
-            with suppress(OSError):
-                there = set(self._names_in(str(parent)))
-                for directory in workdir.directories():
-                    if directory.parent == parent and directory.name not in there:
-                        self.disk.mkdir(str(directory))
+    def _begin(self) -> None:
+        """Make up a mind about what the log says that this farmer has."""
+        state, segments = self.ledger.state, self.ledger.segments
+        has = state.farmer(self.id).claim
+        if self.config.pin:
+            host.keep_to(has.cpus)
+        self.number = state.index[self.id]
+        self.plan = Plan(
+            state,
+            self.number,
+            self.config.rules,
+            JobSlots(has.slots) if self.options.elsewhere else Resources(has.slots, has.memory_bytes, has.gpus),
+            segments.task,
+            segments.is_special,
+        )
+        self.plan.keeps_time = not self.executor.keeps_time
+        self.agreement = Agreement(self.ledger, self.id, self.plan, self.journal, self)
+        self.link.say(f"lease {self.config.lease_s}")
 
-    def _names_in(self, directory: str) -> list[str]:
-        try:
-            return self.disk.names(directory)
-        except FileNotFoundError:
-            self.disk.mkdir(directory)
-            return []
+    def _own_pace(self, now: float) -> Pace:
+        """Return what is done every so often, whatever else happens."""
+        return Pace(
+            [
+                Job(self.plan.look_every_s, self.agreement.look_again),
+                Job(lambda: self.config.heartbeat_s, self._beat),
+                Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
+                Job(lambda: 1.0, self._sync),
+                Job(self.agreement.publish_every_s, self.agreement.publish_again),
+                Job(lambda: 0.5, self._show),
+                Job(lambda: 1.0, self._mind_the_end),
+            ],
+            now,
+        )
 
-    def _turn(self) -> None:
-        """One round of the loop."""
-        busy = self._reap()
-        self._act(self.plan.due(self._clock()))
-        if self._pace.next <= self._clock():
-            self._pace.run(self._clock)
-        if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
-            self._obey()
-        try:
-            self._catch_up()
-            self._take()
-            busy = self._start() or busy
-        except WorkdirError as error:  # a task's text that cannot be reached now
-            self._hold(str(error))
-        if not busy:
-            self._wait()
-
-    # -- events --------------------------------------------------------------------------------------------------------
-
-    def _wait(self) -> None:
-        until = min(self._pace.next, self.plan.next_deadline, self._deadline, self.plan.until, self._doubts.next)
-        until = min(until, self._idle_until())
-        if self._hold_until > self._clock():
-            until = min(until, self._hold_until)
-        self.clock.wait(self._selector, max(0.0, until - self._clock()))
-
-    def _idle_until(self) -> float:
-        """While nothing is to be done here, look at what others do: at once, then at growing distances up to 1 s."""
-        if not self.plan.idle or self.plan.mode != "work":
-            self._looks = 0
-            return float("inf")
-        now = self._clock()
-        if self._looks == 0 or now >= self._next_look:
-            self._looks += 1
-            self._next_look = now + idle_pause(self._looks, len(self.ledger.state.alive()))
-            self._look()
-            if self.plan.finished() or self.plan.wants():
-                return now
-        return self._next_look
+    # -- recording what ended ------------------------------------------------------------------------------------------
 
     def _reap(self) -> bool:
         """Record the attempts that ended."""
@@ -296,8 +275,7 @@ class Driver:
         for end in ends:
             self._record_end(end, now, wall)
         self._write()
-        if self._failed:
-            self._mind_failures()
+        self.agreement.mind_failures()
         return True
 
     def _record_end(self, end: Exit, now: float, wall: float) -> None:
@@ -311,14 +289,9 @@ class Driver:
     def _record(self, attempt: Attempt, record: Ended) -> None:
         self.journal.append(records.ended(record))
         self.ledger.state.observe(self.id, (record,), 0)
-        self._failed = self._failed or record.outcome == "fail"
+        if record.outcome == "fail":
+            self.agreement.note_failure()
         self.reporter.ended(attempt, record)
-
-    def _kill_remains(self, attempt: Attempt) -> None:
-        """What an attempt that was told to end left behind in sessions of its own ends too."""
-        for pid in host.of_attempt(self.id, attempt.id, attempt.number):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
 
     def _write(self) -> bool:
         """Write the journal; a disk that does not take it is said once, and holds new starts back."""
@@ -335,38 +308,31 @@ class Driver:
             self.reporter.say("the journal can be written again")
         return written
 
+    # -- being told ----------------------------------------------------------------------------------------------------
+
     def _obey(self) -> None:
+        """Do as signals, the time that is left, and the guardian say."""
         now = self._clock()
         if self._signals:
             self._doubts.told(self.plan.running, now)
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGUSR2:
-                self.reporter.say("draining: nothing new is started")
-                self.plan.drain()
+                self.drain("draining")
             else:
                 again = self.plan.mode == "stop" and number == signal.SIGINT
                 if again or self.plan.mode != "stop":  # a batch system signals the guardian and the loop
                     name = signal.Signals(number).name
-                    self._stop(f"stopped by {name}", hard=again, wished=number != signal.SIGHUP)
+                    self.stop(f"stopped by {name}", hard=again, wished=number != signal.SIGHUP)
         if self._deadline <= now:
             self._deadline = float("inf")
-            self._stop("the time limit is reached")
+            self.stop("the time limit is reached")
         if self.plan.until <= now:
             self._stop_at_the_end()
         if self.link.gone and not self._guardian_mourned:
             self._guardian_mourned = True
-            self._stop("the guardian is gone", hard=True, wished=False)
+            self.stop("the guardian is gone", hard=True, wished=False)
             host.kill_descendants(2.0, reap=lambda: None)
-
-    def _mind_the_end(self) -> None:
-        """See how much of the allocation is left, and give back what cannot end in that time."""
-        now = self._clock()
-        left_s = self.allocation.left_s(now, self.clock.wall())
-        self._tell(self.allocation.news())
-        if self.plan.mode != "stop":
-            self.plan.until = now + left_s - self.config.rules.stop_grace_s - SETTLE_S
-            self._give_back(self.plan.set_aside(now))
 
     def _stop_at_the_end(self) -> None:
         """Rather than have the batch system kill them, stop the tasks that the end of the allocation catches."""
@@ -377,96 +343,44 @@ class Driver:
         why = f"the allocation ends in {span(left_s)}: what runs is stopped, to be done again"
         if self.plan.running and not self.plan.typical_s:
             why += "; nothing could finish in it, ask for more time"
-        self._stop(why, wished=False)
+        self.stop(why, wished=False)
 
-    def _stop(self, why: str, *, hard: bool = False, wished: bool = True) -> None:
-        """`hard`: without a grace. `wished`: somebody wants the tasks to end, not only this farmer."""
+    def stop(self, why: str, *, hard: bool = False, wished: bool = True) -> None:
+        """Tell all attempts to end. `hard`: without a grace. `wished`: somebody wants that, not only this farmer."""
         self.reporter.say(why)
         if not wished:
             self.executor.let_go()
-        self._act(self.plan.stop_all(self._clock(), hard=hard))
+        self.act(self.plan.stop_all(self._clock(), hard=hard))
         if hard:
-            self._act(self.plan.due(self._clock()))
+            self.act(self.plan.due(self._clock()))
 
-    def _act(self, stops: list[Stop]) -> None:
+    def drain(self, why: str) -> None:
+        """Start nothing any more; what runs may end."""
+        self.reporter.say(f"{why}: nothing new is started")
+        self.plan.drain()
+
+    def act(self, stops: list[Stop]) -> None:
+        """Tell these attempts to end."""
         for stop in stops:
             self.executor.signal(stop.id, signal.SIGKILL if stop.hard else signal.SIGTERM)
             if stop.hard and (attempt := self.plan.running.get(stop.id)) is not None:
                 self._kill_remains(attempt)
 
-    def _mind_failures(self) -> None:
-        state, rules = self.ledger.state, self.config.rules
-        self._failed, self._failures = False, state.status.count(FAILED)
-        if self.plan.mode == "work" and too_many_failures(rules, self._failures, len(state)):
-            self._publish()  # others count them, too
-            why = f"{plural(self._failures, 'task')} failed, the limit is reached"
-            if rules.halt == "now":
-                self._stop(why)
-            else:
-                self.reporter.say(f"{why}: nothing new is started")
-                self.plan.drain()
+    def _kill_remains(self, attempt: Attempt) -> None:
+        """What an attempt that was told to end left behind in sessions of its own ends too."""
+        for pid in host.of_attempt(self.id, attempt.id, attempt.number):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
 
-    # -- taking and starting -------------------------------------------------------------------------------------------
-
-    def _catch_up(self) -> None:
-        """Who is about to take looks at the log first: to lose the number to another costs more."""
-        alone = len(self.ledger.state.alive()) <= 1
-        if not alone and self.plan.wants_about() and self.clock.boottime() - self.ledger.looked > LOOKED_S:
-            self._look_at_log()
-
-    def _take(self) -> None:
-        if self.journal.stuck or not self.plan.wants_about():
-            return
-
-        def make(_state: State) -> tuple[Body, tuple[News, ...]] | None:
-            ids = self.plan.wants()
-            return (Take(ids=format_ids(ids)), self._own_news()) if ids else None
-
-        body = self._append(make)
-        if isinstance(body, Take):
-            self.plan.took(parse_ids(body.ids), chance())
-
-    def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Body | None:
-        """Append to the log; a disk that does not take it is said once and tried again later.
-
-        Nothing is agreed while the journal is stuck: what it says and what the log says must fit together.
-        """
-        if self.journal.stuck:
-            return None
-        entry = None
-        try:
-            entry = self.ledger.append(make, self.id)
-            self._told = self._clock()
-            if entry is not None and self.ledger.snapshot_is_due():
-                self.ledger.snapshot(self.id)
-        except WorkdirError as error:
-            self._unsure = True
-            self._hold(str(error))
-        self._heed()  # before anything is started: our entries say that we know all that came before them
-        return entry.body if entry is not None else None
-
-    def _settle(self) -> bool:
-        """After an error nobody knows whether our entry was added, or still will be. A later one of ours tells."""
-        if self._append(lambda _state: (Report(), self._own_news())) is None:
-            return False
-        self._unsure = False
-        self.plan.adopt()
-        return True
-
-    def _own_news(self) -> tuple[News, ...]:
-        return self.ledger.news(self.id, read=not self._knows_itself())
-
-    def _knows_itself(self) -> bool:
-        """Whether the state has all that our journal says: nearly always, and then it need not be read."""
-        return self.ledger.state.farmer(self.id).seen >= self.journal.length
-
-    def _hold(self, why: str, seconds: float = 1.0) -> None:
+    def hold(self, why: str, seconds: float = 1.0) -> None:
         """Start nothing for so long; say why, if it was not said in the last half minute."""
         now = self._clock()
         if self._said.get(why, float("-inf")) <= now - SAID_AGAIN_S:
             self._said[why] = now
             self.reporter.say(why)
         self._hold_until = max(self._hold_until, now + seconds)
+
+    # -- starting ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> bool:
         """Announce and start what fits."""
@@ -475,9 +389,7 @@ class Driver:
             self._take_back(self._announced)
         if now < self._hold_until or (self.journal.stuck and not self._write()):
             return False
-        if self._unsure and not self._settle():
-            return False
-        if self._is_out_of_date():
+        if not self.agreement.is_settled() or self.agreement.is_out_of_date():
             return False
         while (attempt := self.plan.next_start(now)) is not None:
             self._announced.append(attempt)
@@ -487,19 +399,11 @@ class Driver:
         if not self._announced or not self._write():
             return False
         while self._announced:
-            if self._is_out_of_date() or not self._launch(self._announced[0]):
+            if self.agreement.is_out_of_date() or not self._launch(self._announced[0]):
                 self._take_back(self._announced)
             else:
                 del self._announced[0]
         return True
-
-    def _is_out_of_date(self) -> bool:
-        """Whether we may start nothing: others may have taken us for dead after we looked, since we slept, were
-        stopped, or hung in a call to the file server.
-        """
-        if self.clock.boottime() - self.ledger.looked > self.config.lease_s / 2:
-            self._look_at_log()
-        return self.plan.mode != "work" or self.clock.boottime() - self.ledger.looked > self.config.lease_s / 2
 
     def _take_back(self, attempts: list[Attempt]) -> None:
         """What was announced is not started: the machine cannot, or we were told to stop."""
@@ -519,14 +423,14 @@ class Driver:
             self.executor.start(launch)
         except StartError as error:
             if error.retryable:
-                self._hold(f"tasks cannot be started now ({error}); it is tried again")
+                self.hold(f"tasks cannot be started now ({error}); it is tried again")
                 self._make_directories()
                 return False
             self._end_unstarted(attempt, error.status, str(error))
             return True
         self.reporter.started(attempt)
         if attempt.reason:  # it was told to end between announcement and start
-            self._act([Stop(attempt.id, hard=False)])
+            self.act([Stop(attempt.id, hard=False)])
         return True
 
     def _end_unstarted(self, attempt: Attempt, status: int, why: str) -> None:
@@ -534,138 +438,43 @@ class Driver:
         self._record_end(Exit(attempt.id, status), self._clock(), self.clock.wall())
         self._write()
 
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        until = min(self._pace.next, self.plan.next_deadline, self._deadline, self.plan.until, self._doubts.next)
+        until = min(until, self.agreement.idle_until())
+        if self._hold_until > self._clock():
+            until = min(until, self._hold_until)
+        self.clock.wait(self._selector, max(0.0, until - self._clock()))
+
     # -- what has its own pace -----------------------------------------------------------------------------------------
-
-    def _look_again(self) -> None:
-        """Look, unless that was done for another reason a moment ago."""
-        if self.clock.boottime() - self.ledger.looked > self.plan.look_every_s() / 2:
-            self._look()
-
-    def _look(self) -> None:
-        """See what others have agreed, and, if we could use it, what they have done since."""
-        self._look_at_log()
-        if not self.plan.queue:
-            self._look_at_others()
-
-    def _look_at_log(self) -> None:
-        try:
-            self.ledger.refresh()
-        except OSError as error:
-            if not self.ledger.workdir.log.is_dir() and self.ledger.workdir.path.parent.is_dir():
-                self._stop("the workdir is gone", hard=True, wished=False)
-            self._hold(f"the log cannot be read: {error.strerror}", 0.0)
-            return
-        if self.ledger.state.number > self._heeded:
-            self._heed()
-        self._give_back(self.plan.gives_back(chance()))
-        if self.plan.lets_go():
-            self._append(lambda _state: (Report(), self._own_news()))
-
-    def _heed(self) -> None:
-        """Act on what the log says by now."""
-        state = self.ledger.state
-        self._heeded = state.number
-        now = self._clock()
-        if state.farmer(self.id).ended == "buried":
-            if self.plan.mode != "stop":
-                self._stop("another farmer took this one for dead; it leaves", hard=True, wished=False)
-            return
-        self._act(self.plan.no_longer_ours(now))
-        if state.status.count(FAILED) > self._failures:
-            self._mind_failures()
-        for number, mode, farmers in state.stops:
-            if number > self._joined and (not farmers or self.id in farmers):
-                self._joined = number
-                if mode == "drain":
-                    self.reporter.say("asked to drain: nothing new is started")
-                    self.plan.drain()
-                else:
-                    self._stop("asked to stop")
-
-    def _give_back(self, back: list[int]) -> None:
-        """Say in the log that others may have these."""
-        if not back:
-            return
-        ids = format_ids(back)
-        told = self.ledger.state.farmer(self.id).told
-        news = self.ledger.news_of(self.id, read=not self._knows_itself())
-        given = News(
-            of=news.of, length=max(news.length, told), ok=news.ok, bad=news.bad, back=ids, tries=news.tries,
-            running=news.running,
-        )  # fmt: skip
-        if self._append(lambda _state: (Report(), (given,))) is None:
-            self.plan.took(reversed(back))
-
-    def _look_at_others(self) -> None:
-        state = self.ledger.state
-        others = [farmer.id for farmer in state.alive() if farmer.id != self.id]
-        if not others:
-            return
-        much = self._read_tails(others)
-        if not state.farmer(self.id).want and asks(self._looks, len(others) + 1, chance(), much=much):
-            self._append(lambda _state: (Report(want=self.plan.resources.slots), self._own_news()))
-
-    def _read_tails(self, others: list[str]) -> bool:
-        """Read what others did that the log does not tell; return whether they are known to hold much.
-
-        Who waits for all to end waits for one after the other: while one is known to hold something, the rest is not
-        needed. But who waits for what a task needs, or is about to ask for work, must know of all.
-        """
-        state = self.ledger.state
-        busy = [id for id in others if state.holds(state.farmer(id))]  # of the others the log has told all
-        hasty = self._looks == HASTY_LOOKS
-        for _ in range(min(len(busy), tails_to_read(len(others)))):
-            if hasty and not self.plan.others_hold_much():
-                return False
-            id = busy[self._tail_read % len(busy)]
-            self.ledger.read_tail(id)
-            if not hasty and not len(state.deps) and state.holds(state.farmer(id)):
-                return False
-            self._tail_read += 1
-        return hasty and self.plan.others_hold_much()
 
     def _beat(self) -> None:
         """Renew the heartbeat; tell the guardian when it stands on the disk."""
         try:
             self._heart.beat()
         except OSError as error:
-            self._hold(f"the heartbeat cannot be written: {error.strerror}", 0.0)
+            self.hold(f"the heartbeat cannot be written: {error.strerror}", 0.0)
         else:
             self.link.say("beat")
 
     def _watch(self) -> None:
         """Are the others alive? Is our own heartbeat confirmed?"""
         if self._heart.unconfirmed_s() > self.config.lease_s / 2 and self.plan.mode != "stop":
-            self._stop("no heartbeat could be confirmed for half of the lease", wished=False)
+            self.stop("no heartbeat could be confirmed for half of the lease", wished=False)
         self._undertaker.watch()
         if self._undertaker.is_first():
             self._undertaker.forget_old_entries()
-        if self.ledger.state.number > self._heeded:  # a burial reads what others wrote meanwhile
-            self._heed()
+        self.agreement.heed_what_is_new()  # a burial reads what others wrote meanwhile
 
     def _sync(self) -> None:
         try:
             self.journal.sync()
             self.ledger.log.sync()
         except OSError as error:
-            self._hold(f"the ledger cannot be synced: {error.strerror}", 0.0)
+            self.hold(f"the ledger cannot be synced: {error.strerror}", 0.0)
         if self.journal.stuck:
             self._write()
-
-    def _telling_every_s(self) -> float:
-        state = self.ledger.state
-        every_s = telling_every_s(len(state.alive()), awaited=bool(len(state.deps)))
-        return every_s * (0.75 + chance() / 2)  # farmers that joined in one moment tell it one after the other
-
-    def _tell_again(self) -> None:
-        """Publish, unless some other entry of this farmer has told the same a moment ago."""
-        if self._clock() - self._told > self._telling_every_s() / 2:
-            self._publish()
-
-    def _publish(self) -> None:
-        """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""
-        if self.plan.mode == "work" and self.journal.length > self.ledger.state.farmer(self.id).told:
-            self._append(lambda _state: (Report(), self._own_news()))
 
     def _show(self) -> None:
         self.reporter.progress(self.ledger.state, self.plan.rate)
@@ -675,9 +484,18 @@ class Driver:
     def _update_views(self, budget_s: float) -> None:
         self.views.update(self.id, budget_s=budget_s)
         if self.views.problem:
-            self._hold(f"the views cannot be written: {self.views.problem}", 0.0)
+            self.hold(f"the views cannot be written: {self.views.problem}", 0.0)
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    def _mind_the_end(self) -> None:
+        """See how much of the allocation is left, and give back what cannot end in that time."""
+        now = self._clock()
+        left_s = self.allocation.left_s(now, self.clock.wall())
+        self._tell(self.allocation.news())
+        if self.plan.mode != "stop":
+            self.plan.until = now + left_s - self.config.rules.stop_grace_s - SETTLE_S
+            self.agreement.give_back(self.plan.set_aside(now))
+
+    # -- leaving -------------------------------------------------------------------------------------------------------
 
     def _leave(self) -> None:
         """Write what is left to write, free what is held, and say why."""
@@ -689,7 +507,7 @@ class Driver:
             self._undertaker.bury_the_gone()  # then nobody is left whose views would be waited for
             done = "done" if self.plan.too_late_s is None else "out of time"
             why = done if self.plan.mode == "work" else self.plan.mode
-            self._append(lambda _state: (Leave(why=why), self._own_news()))
+            self.agreement.leave(why)
         if (left := leftovers.too_large(self.plan)) and not self.leaves_to_all_loops():
             self.reporter.say(left)
         self._tell(leftovers.too_long(self.plan, self._clock()))

@@ -76,7 +76,9 @@ class Element:
             return CANNOT_WRITE
         if timeout_s is not None:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        said = Attendant().attempt(self._job(), log)
+        attendant = Attendant()
+        said = attendant.attempt(self._job(), log)
+        attendant.close()
         reason = self._reason  # who succeeded before any signal came has finished, whatever comes from now on
         signal.setitimer(signal.ITIMER_REAL, 0)
         if said["status"]:
