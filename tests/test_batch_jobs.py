@@ -116,6 +116,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_attempts_of_one_moment_are_one_submission(world: World) -> None:
+    """One poll whatever the number of jobs (spec: workflow 6.10.121, 6.10.122)."""
     for id in range(100):
         world.executor.start(launch(id))
     assert not world.turns(3)
