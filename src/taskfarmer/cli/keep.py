@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from ..farm.farmer import WORK_LEFT, result_of
 from ..farm.keeping import MOST_S, Keep, Keeper, Round, keeper_submission
 from ..farm.pilots import Pilots
 from .asking import print_json, say
-from .submitting import quoted, turn
+from .submitting import Taken, quoted, turn
 
 if TYPE_CHECKING:
     from ..batch import BatchSystem
@@ -113,12 +113,18 @@ class Keeping:
             while True:
                 if heard.ended or succeeded():
                     return WORK_LEFT
-                if not self.pilots.turns.holds():
+                if not self._holds():
                     print("taskfarmer: pilots are kept no longer: somebody ended that, or took over", file=sys.stderr)
                     return WORK_LEFT
                 if (rest := until - time.monotonic()) <= 0:
                     break
                 heard.wait(min(rest, LOOK_S))
+
+    def _holds(self) -> bool:
+        """Whether it is still our turn, as far as that can be read now: before each submission it must be."""
+        with suppress(OSError, WorkdirError):
+            return self.pilots.turns.holds()
+        return True
 
     def _end(self, found: Round) -> int:
         if self.as_json:
@@ -179,6 +185,8 @@ class Succession:
     allocation: Allocation
     first_s: float | None = None
     _trying: Backoff = field(default_factory=Backoff)
+    _open: str = ""
+    """Of which it is not known whether it came to the queue."""
 
     def is_there(self) -> bool:
         """Whether there is a next one, so that this one may leave."""
@@ -189,15 +197,19 @@ class Succession:
         soon = left_s <= min(SUCCESSOR_S, (self.first_s or 0.0) / 3)
         if not (soon or self.heard.warned) or now < self._trying.until:
             return False
+        if self._open and (asked := self.pilots.submissions.read(self._open)) and asked.is_open:
+            return False  # each round asks what became of it
+        if self._open and asked and isinstance(asked.outcome, Submitted):
+            return True
         submission, own = keeper_submission(self.pilots.workdir, self.keep, self.cwd)
         request = self.pilots.submit(own, submission, "keeper", keep=self.keep.to_json())
         if isinstance(request.outcome, Submitted):
             return True
+        self._open = request.submission.name if request.is_open else ""
         if isinstance(request.outcome, Refused):
             print(f"taskfarmer: the next keeper is refused: {request.outcome.why}", file=sys.stderr)
-            self._trying.failed(now, chance())
-            return False
-        return True  # in doubt: whoever looks next settles it
+        self._trying.failed(now, chance())
+        return False
 
 
 def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Mapping[str, str]) -> int:
@@ -219,7 +231,7 @@ def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Ma
                     return Keeping(pilots, ledger, keep, cwd).rounds(
                         heard, lambda: revoked.exists() or next_one.is_there()
                     )
-            except InputError as error:  # the one before has not left yet
+            except Taken as error:  # the one before has not left yet
                 print(f"taskfarmer: {error}", file=sys.stderr)
                 heard.wait(LOOK_S)
     return WORK_LEFT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,7 +182,9 @@ class _Submitting:
     def _keep(self, plan: Plan) -> Keep:
         from ..farm.keeping import Keep
 
-        return Keep(plan=plan, number=self.v["keep"], elastic=self.v["elastic"], within_s=self.v["within"])
+        within_s = self.v["within"]
+        by = time.time() + within_s if within_s and not self.v["once"] else None
+        return Keep(plan=plan, number=self.v["keep"], elastic=self.v["elastic"], within_s=within_s, by=by)
 
     def _place(self) -> tuple[Workdir, Callable[[], _Farm]]:
         """Return the workdir, and what finds or makes the farm in it."""
@@ -242,7 +245,7 @@ class _Submitting:
         if self.v["as_json"]:
             print_json(
                 "submit", workdir=str(workdir.path), system=plan.batch, dry_run=True, jobs=count,
-                directory=str(submission.directory), argv=list(command), files=files,
+                directory=str(submission.directory), argv=list(command), stdin=system.reads, files=files,
             )  # fmt: skip
             return 0
         for name, text in files.items():
@@ -250,7 +253,7 @@ class _Submitting:
             say(text.rstrip("\n"))
             say()
         say(f"# in {submission.directory}, which would be made for it:")
-        say(shlex.join(command))
+        say(shlex.join(command) + (f" < {system.reads}" if system.reads else ""))
         return 0
 
     def _pilots(self, farm: _Farm) -> Pilots:

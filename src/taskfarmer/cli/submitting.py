@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..batch import Refused, Submitted, Unsure
+from ..core.words import plural
 from ..errors import InputError, Stopped, TaskfarmerError
+from ..farm.keeping import has_halted
 from ..farm.pilots import Pilots, Plan, missing
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ PATIENCE_S = 150.0
 _DOES = {"keep": "keeps", "stop": "ends"}
 
 
+class Taken(InputError):
+    """Somebody else has the turn to submit."""
+
+
 def quoted(ledger: Ledger) -> str:
     """Return the workdir as a word of sh."""
     return shlex.quote(str(ledger.workdir.path))
@@ -34,19 +40,19 @@ def turn(pilots: Pilots, what: str, *, patience_s: float) -> Iterator[None]:
     """Have the turn to submit for so long.
 
     Raises:
-        InputError: somebody else has it, and keeps it.
+        Taken: somebody else has it, and keeps it.
     """
     deadline = time.monotonic() + patience_s
     said = False
     while (holder := pilots.turns.take(what)) is not None:
         does = _DOES.get(holder.what, "submits")
         if holder.what == "keep" and what != "keep":
-            raise InputError(
+            raise Taken(
                 f"{holder.who} keeps pilots for this farm",
                 hint=f"end that first (taskfarmer stop {shlex.quote(str(pilots.workdir.path))} ends the pilots, too)",
             )
         if time.monotonic() > deadline:
-            raise InputError(
+            raise Taken(
                 f"{holder.who} {does} pilots for this farm",
                 hint="wait for it, or end it; one that died is passed over in a while",
             )
@@ -116,12 +122,17 @@ def unsubmitted(request: Request, title: str, ledger: Ledger, made: list[Request
 
 
 def refuse_finished(ledger: Ledger) -> None:
-    """Refuse jobs for a farm where nothing is left.
+    """Refuse jobs for a farm where nothing is left, or where farmers start nothing since too many tasks failed.
 
     Raises:
         InputError: so it is.
     """
     counts = ledger.state.counts()
+    if has_halted(ledger):
+        raise InputError(
+            f"{plural(counts['failed'], 'task')} failed, the limit is reached: farmers start nothing more",
+            hint=f"have them done again with `taskfarmer retry {quoted(ledger)}`",
+        )
     if not counts["toprocess"] + counts["running"]:
         raise InputError(
             f"nothing is left to do in {ledger.workdir.path}",

@@ -15,10 +15,13 @@ from typing import Any
 
 from ..batch import JobState, JobStatus, Needs, Refused, Submission, Submitted
 from ..batch.pace import Backoff, Polling, Rate
-from ..batch.script import UNSEEN
+from ..batch.script import REVOKED, UNSEEN
+from ..core.policy import too_many_failures
 from ..core.records import Ended, Started
+from ..core.words import plural
 from ..errors import InputError, Stopped
 from .disk import chance
+from .farmer import config_of
 from .journal import read_tail
 from .ledger import Ledger
 from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing
@@ -35,8 +38,6 @@ BARREN = 3
 """Pilots in vain for each that is wanted, after which nobody tries any longer."""
 _FARMERS, _BYTES = 16, 64 << 10
 """Journals whose ends tell how long tasks take, and how much of each is read."""
-_OWN_ENDS = (0, 1, 3, 4)
-"""Exit statuses of a farmer that worked; with any other a pilot came to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ class Keep:
     number: int
     elastic: bool = False
     within_s: float | None = None
+    by: float | None = None
+    """When that time is over, in seconds since the epoch; None: it counts from each round anew."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -55,6 +58,7 @@ class Keep:
             "number": self.number,
             "elastic": self.elastic,
             "within_s": self.within_s,
+            "by": self.by,
         }
 
     @classmethod
@@ -78,6 +82,12 @@ class Round:
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return not self.left
+
+
+def has_halted(ledger: Ledger) -> bool:
+    """Whether so many tasks have failed that farmers start nothing more, by the farm's rules."""
+    state = ledger.state
+    return too_many_failures(config_of(ledger).rules, state.counts()["failed"], len(state))
 
 
 def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submission, Plan]:
@@ -119,12 +129,16 @@ class Keeper:
     keep: Keep
     cwd: str
     clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
     _submitting: Backoff = field(default_factory=Backoff)
     _asking: Backoff = field(default_factory=Backoff)
+    _losing: Backoff = field(default_factory=Backoff)
     _polling: Polling = field(default_factory=lambda: Polling(least_s=LEAST_S, most_s=MOST_S))
     _rate: Rate = field(default_factory=Rate)
     _last: tuple[int, ...] = ()
     _in_vain: int = 0
+    _lost: int = 0
+    _cancelled: set[str] = field(default_factory=set)
     _began: bool = False
     _names: set[str] = field(default_factory=set)
     _told_held: set[str] = field(default_factory=set)
@@ -134,7 +148,7 @@ class Keeper:
 
         Raises:
             InputError: the very first submission was refused for good.
-            Stopped: pilots come to nothing again and again.
+            Stopped: pilots come to nothing again and again; too many tasks have failed.
         """
         began = self.clock()
         self.ledger.refresh()
@@ -143,20 +157,28 @@ class Keeper:
         left = counts["toprocess"] + counts["running"]
         queue = self.pilots.look()
         notes = list(queue.problems)
-        if not left:
+        halted = has_halted(self.ledger)
+        if halted or not left:
             notes += self.pilots.cancel(pilot for pilot in queue.live() if pilot.status.state is not JobState.RUNNING)
+        if halted and left:
+            raise Stopped(
+                f"{plural(counts['failed'], 'task')} failed, the limit is reached: no more pilots are submitted",
+                hint=f"have them done again with `taskfarmer retry {shlex.quote(str(self.pilots.workdir.path))}`",
+            )
+        if not left:
             return self._told(queue, left, 0, notes, began)
         if queue.problems:
             self._asking.failed(began, chance())
             return self._told(queue, left, 0, notes, began)
         self._asking.went_well()
-        self._look_for_barren(queue)
+        self._look_for_barren(queue, left)
         notes += self._held(queue)
         wanted = self._wanted(left)
         if self.keep.elastic:
             notes += self._shrink(queue, wanted)
         count = missing(wanted, queue, self.ledger.state, self.keep.plan)
-        if count and not queue.open and self._submitting.until <= began and not self._rate.wait_s(began):
+        waits = max(self._submitting.until, self._losing.until) > began
+        if count and not queue.open and not waits and not self._rate.wait_s(began):
             count, said = self._submit(count)
             notes += said
         else:
@@ -174,15 +196,20 @@ class Keeper:
     def _wanted(self, left: int) -> int:
         if not self.keep.elastic:
             return self.keep.number
-        typical = typical_s(self.ledger)
-        return elastic(self.keep.number, left, self.keep.plan, typical_s=typical, within_s=self.keep.within_s)
+        typical, within_s = typical_s(self.ledger), self.keep.within_s
+        if self.keep.by is not None:
+            within_s = max(0.0, self.keep.by - self.wall())
+        return elastic(self.keep.number, left, self.keep.plan, typical_s=typical, within_s=within_s)
 
     def _shrink(self, queue: Queue, wanted: int) -> list[str]:
         """Cancel pilots that wait, and are too many by now; the last ones first."""
         live = queue.live()
         waiting = [pilot for pilot in live if pilot.status.state in (JobState.QUEUED, JobState.HELD)]
         surplus = len(live) - wanted
-        return self.pilots.cancel(waiting[-surplus:]) if surplus > 0 else []
+        if surplus <= 0:
+            return []
+        self._cancelled |= {pilot.link for pilot in waiting[-surplus:]}
+        return self.pilots.cancel(waiting[-surplus:])
 
     def _submit(self, count: int) -> tuple[int, list[str]]:
         done, notes = 0, []
@@ -203,12 +230,26 @@ class Keeper:
                 notes.append(f"not known whether it was submitted: {outcome.why}")
         return done, notes
 
-    def _look_for_barren(self, queue: Queue) -> None:
+    def _look_for_lost(self, queue: Queue, left: int) -> None:
+        """Wait the longer the more pilots are ended before they are farmers, by a prolog that fails, say. That may be
+        over tomorrow, so it is no reason to give up.
+        """
+        farmers, ours = joined(self.ledger.state), self._cancelled
+        over = (p for p in queue.pilots if p.submission in self._names and p.status.state is JobState.LOST)
+        lost = sum(pilot.link not in farmers and pilot.link not in ours for pilot in over)
+        if lost > max(self._lost, self.keep.number):
+            self._losing.failed(self.clock(), chance())
+        elif self._last and left < self._last[0]:
+            self._losing.went_well()
+        self._lost = lost
+
+    def _look_for_barren(self, queue: Queue, left: int) -> None:
         """Wait the longer the more pilots came to nothing, and give up in the end."""
         vain = [found for found in in_vain(queue, self.ledger) if found[0].submission in self._names]
         if len(vain) > self._in_vain:
             self._submitting.failed(self.clock(), chance())
         self._in_vain = len(vain)
+        self._look_for_lost(queue, left)
         if len(vain) >= BARREN * self.keep.number:
             pilot, why = vain[-1]
             raise Stopped(
@@ -222,7 +263,7 @@ class Keeper:
         now = (left, len(live) + submitted, running)
         wait_s = self._polling.next_s(changed=now != self._last, took_s=self.clock() - began)
         self._last = now
-        later = max(self._asking.until, self._submitting.until if not submitted else float("-inf"))
+        later = max(self._asking.until, self._losing.until, self._submitting.until if not submitted else float("-inf"))
         return Round(
             left=left,
             running=running,
@@ -245,11 +286,16 @@ def in_vain(queue: Queue, ledger: Ledger) -> list[tuple[Pilot, str]]:
         if not pilot.is_over or pilot.kind != "pilots":
             continue
         lives = farmers.get(pilot.link, [])
-        if not lives and pilot.status.exit_status not in (None, *_OWN_ENDS):
+        if not lives and pilot.status.exit_status is not None and not is_revoked(ledger, pilot):
             found.append((pilot, why_in_vain(pilot.status)))
         elif lives and all(f.why == "out of time" and not f.finished and not f.failed for f in lives):
             found.append((pilot, "no task that is left can end in a pilot's time; ask for more with --time"))
     return found
+
+
+def is_revoked(ledger: Ledger, pilot: Pilot) -> bool:
+    """Whether a pilot was told to do nothing."""
+    return (ledger.workdir.jobs / pilot.submission / REVOKED).exists()
 
 
 def why_in_vain(status: JobStatus) -> str:

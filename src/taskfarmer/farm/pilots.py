@@ -13,6 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -51,6 +52,10 @@ WARN_S = 60.0
 and for limits that somebody has changed."""
 LONG_S = 1200.0
 """Jobs that are shorter have no such signal by themselves: it would cost too much of their time."""
+SEEN_S = 60.0
+"""After a request a job that its system does not know may still be on its way to whoever answers questions there, as in
+LSF; after that it is gone."""
+_NOT_SEEN = JobStatus(JobState.UNKNOWN, reason="not seen in the queue yet")
 NOT_OUR_TURN = "somebody else has taken over"
 
 _T = TypeVar("_T")
@@ -341,7 +346,11 @@ class Pilots:
         jobs = [job for name in names for job in requests[name].jobs if job]
         said: dict[JobId, JobStatus] = self.ask(system, system.poll(jobs)) if jobs else {}
         for name in names:
-            told = {element: said.get(job, GONE) for element, job in enumerate(requests[name].jobs, 1)}
+            absent = GONE if self._wall() - requests[name].time > SEEN_S else _NOT_SEEN
+            told = {
+                element: absent if (status := said.get(job, GONE)).state is JobState.GONE else status
+                for element, job in enumerate(requests[name].jobs, 1)
+            }
             states[name] = told
             if told and all(status.state.is_over for status in told.values()):
                 self.submissions.note_ends(requests[name], told)
@@ -364,7 +373,11 @@ class Pilots:
         request = self.submissions.request(kind, system, submission, self._wall(), about)
         if self.turn_taken and not self.turns.holds():  # see farm.turns
             return self.submissions.answered(request, Refused(NOT_OUR_TURN))
-        return self.ask(system, self.submissions.submit(system, request))
+        made = self.ask(system, self.submissions.submit(system, request))
+        if made.jobs and self.turn_taken and not self.turns.holds() and self.submissions.is_revoked(made):
+            with suppress(NoAnswer):  # somebody ended all pilots meanwhile: they would do nothing, but wait for it
+                self.ask(system, system.cancel([job for job in made.jobs if job]))
+        return made
 
     def submit_pilots(self, plan: Plan, count: int, cwd: str, **extra: Any) -> Iterator[Request]:
         """Submit so many pilots, in as few submissions as the site allows; yield each with what became of it.

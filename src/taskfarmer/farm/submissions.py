@@ -186,6 +186,10 @@ class Submissions:
         """
         self._disk.put(str(request.submission.directory / REVOKED), b"")
 
+    def is_revoked(self, request: Request) -> bool:
+        """Whether its jobs were told to do nothing."""
+        return (request.submission.directory / REVOKED).exists()
+
     def note_ends(self, request: Request, ends: Mapping[int, JobStatus]) -> None:
         """Write down how all jobs of a submission ended, by element. Where that fails they are asked for again."""
         value = {

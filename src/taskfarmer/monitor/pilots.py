@@ -15,9 +15,9 @@ from typing import Any
 from ..batch import BatchSystem, Call, JobState
 from ..batch.calls import HUNG, Answer, run_call
 from ..core.words import plural
-from ..farm.keeping import in_vain
+from ..farm.keeping import in_vain, is_revoked
 from ..farm.ledger import Ledger
-from ..farm.pilots import Pilot, Pilots, joined
+from ..farm.pilots import Pilot, Pilots, Queue, joined
 from .standing import SHORT
 from .text import printable, table, without_empty
 
@@ -86,13 +86,18 @@ def pilots_of(
     """Return how the pilots of a farm stand; without `ask`: what the workdir alone can tell."""
     pilots = Pilots(ledger, environ, run=_within(limit_s), systems=systems)
     queue = pilots.look(ask=ask, settle=os.access(ledger.workdir.jobs, os.W_OK))
+    if any(pilot.is_over for pilot in queue.pilots):
+        ledger.refresh()  # or one that was short would seem to have been no farmer
     farmers = joined(ledger.state)
     vain = {pilot.link: why for pilot, why in in_vain(queue, ledger)}
     holder = pilots.turns.last()
+    kept_by = holder.who if holder is not None and holder.what == "keep" and holder.is_at_work else ""
+    if not kept_by and (keeper := _gave_up(queue, ledger)):
+        vain[keeper.link] = "it keeps pilots no longer, and tasks are left; what it said tells why"
     return QueueSummary(
         asked=ask,
         problems=queue.problems,
-        kept_by=holder.who if holder is not None and holder.what == "keep" and holder.is_at_work else "",
+        kept_by=kept_by,
         pilots=[
             PilotSummary(
                 kind=pilot.kind,
@@ -123,6 +128,15 @@ def _within(limit_s: float) -> Callable[[Call, Mapping[str, str]], Answer]:
         return run_call(call, environ) if left_s > 0 else Answer.of(call, HUNG)
 
     return run
+
+
+def _gave_up(queue: Queue, ledger: Ledger) -> Pilot | None:
+    """Return the last job that kept pilots, if it ended before the farm did without being told to."""
+    counts = ledger.state.counts()
+    keepers = [pilot for pilot in queue.pilots if pilot.kind == "keeper"]
+    if not keepers or not counts["toprocess"] + counts["running"]:
+        return None
+    return keepers[-1] if all(p.is_over for p in keepers) and not is_revoked(ledger, keepers[-1]) else None
 
 
 def _trouble(pilot: Pilot) -> str:
