@@ -61,9 +61,9 @@ class HandMade:
         segment = write_segment(self.workdir.tasks, map(_encoded, tasks), self.disk, relative=True)
         self.append(Add(segment=segment))
 
-    def join(self, host: str = "node1", slots: int = 4, **place: Any) -> HandMadeFarmer:
+    def join(self, host: str = "node1", slots: int = 4, job: str = "", **place: Any) -> HandMadeFarmer:
         """Return a farmer that has joined; `place`: what its host says besides the name, such as `guardian`."""
-        return HandMadeFarmer(self, host, slots, place)
+        return HandMadeFarmer(self, host, slots, place, job)
 
     def state(self) -> State:
         """Return the state as somebody else reads it."""
@@ -75,14 +75,16 @@ class HandMade:
 class HandMadeFarmer:
     """A farmer of a hand-made farm: what it says goes to its journal, `report` and the like to the log."""
 
-    def __init__(self, farm: HandMade, host: str, slots: int, place: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, farm: HandMade, host: str, slots: int, place: Mapping[str, Any] | None = None, job: str = ""
+    ) -> None:
         self.farm = farm
         self.id = secrets.token_hex(8)
         (farm.workdir.alive / self.id).touch()
         self.journal = Journal(farm.workdir.journals / self.id, self.id, farm.disk)
         nowhere = {"host": host, "boot": "another boot", "pid_namespace": 1, "pid": 4242, "start": 1}
         nowhere |= {"guardian": 4241, "guardian_start": 1}
-        farm.append(Join(host=nowhere | dict(place or {}), slots=slots), by=self.id)
+        farm.append(Join(host=nowhere | dict(place or {}), slots=slots, job=job), by=self.id)
 
     def take(self, *ids: int) -> None:
         """Take tasks."""

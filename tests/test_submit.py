@@ -20,13 +20,15 @@ from taskfarmer.batch import Call, JobId, JobState, Limits, Needs, NoAnswer, Out
 from taskfarmer.batch.calls import Answer
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
+from taskfarmer.batch.pbs import Pbs
 from taskfarmer.batch.script import UNSEEN
-from taskfarmer.cli.keep import Signals, Succession
+from taskfarmer.batch.slurm import Slurm
+from taskfarmer.cli.keep import Signals, Succession, be_keeper
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError, Stopped
-from taskfarmer.farm import host, submissions
+from taskfarmer.farm import host, keeping, submissions
 from taskfarmer.farm.disk import Disk
-from taskfarmer.farm.keeping import Keep, Keeper
+from taskfarmer.farm.keeping import Keep, Keeper, in_vain, keeper_submission
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.pilots import Pilots, Plan, elastic, missing, pilot_body, useful
 from taskfarmer.farm.recall import recall
@@ -137,6 +139,29 @@ def test_one_is_needed_to_take_over_from_the_dead_and_none_when_all_has_ended(tm
     assert useful(state, PLAN) == 0  # somebody may be at work on it
     dead.leave("stop")
     assert useful(farm.state(), PLAN) == 1
+
+
+def test_one_is_needed_where_a_pilot_died_with_all_that_was_left(tmp_path: Path) -> None:
+    world = World(tmp_path, 2)
+    keeper = world.keeper(2)
+    keeper.round()
+    (first, _) = world.pilots().look().pilots
+    for job in list(world.at_work()):
+        world.fake.lose(job, "NODE_FAIL")
+    dead = world.farm.join(job=f"slurm 1 pilot {first.link}")
+    dead.take(0, 1)
+    dead.start(0)
+    dead.start(1)
+    world.now += 10
+    assert keeper.round().submitted == 1
+
+
+def test_one_is_needed_where_a_farmer_died_that_is_no_pilot(world: World) -> None:
+    dead = world.farm.join()
+    ledger = Ledger.open(world.farm.path)
+    assert world.pilots().dead(ledger.state) == set()
+    os.utime(world.farm.workdir.alive / dead.id, (0, 0))
+    assert world.pilots().dead(ledger.state) == {dead.id}
 
 
 @pytest.mark.parametrize(
@@ -343,6 +368,26 @@ def test_ends_are_remembered_and_asked_for_no_more(world: World) -> None:
     assert [pilot.status.reason for pilot in first] == ["", "NODE_FAIL"]
 
 
+def test_a_job_that_its_system_does_not_tell_of_at_once_is_not_gone(world: World) -> None:
+    world.see_to(2)
+    world.fake.forget(*list(world.fake.jobs))
+    assert [pilot.status.state for pilot in world.pilots().look().pilots] == [JobState.UNKNOWN] * 2
+    world.see_to(2)
+    assert world.fake.asked["submit"] == 1
+    world.now += 100.0
+    world.see_to(2)
+    assert world.fake.asked["submit"] == 2
+
+
+def test_who_only_looks_does_not_write_off_what_is_unknown_to_its_cluster(world: World) -> None:
+    world.see_to(2)
+    there, world.fake = world.fake, Fake()
+    world.now += 100.0
+    assert [pilot.status.state for pilot in world.pilots().look().pilots] == [JobState.GONE] * 2
+    world.fake = there
+    assert len(world.pilots().look().live()) == 2
+
+
 # -- whose turn it is --------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +425,21 @@ def test_who_lost_its_turn_submits_nothing(world: World) -> None:
     (request,) = pilots.submit_pilots(PLAN, 3, "/")
     assert isinstance(request.outcome, Refused)
     assert not world.fake.jobs
+
+
+def test_what_comes_to_the_queue_while_all_is_ended_is_cancelled(tmp_path: Path) -> None:
+    world = World(tmp_path, system=Slow())
+
+    def run(command: Call, _environ: Mapping[str, str]) -> Answer:
+        if command.argv == ("before",):
+            assert _recall(world, "drain")[0].cancelled == 0
+        return Answer.of(command)
+
+    pilots = world.pilots(run=run)
+    assert pilots.turns.take("keep") is None
+    pilots.turn_taken = True
+    list(pilots.submit_pilots(PLAN, 3, "/"))
+    assert [job.status.state for job in world.fake.jobs.values()] == [JobState.LOST] * 3
 
 
 # -- keeping -----------------------------------------------------------------------------------------------------------
@@ -487,6 +547,38 @@ def test_pilots_that_come_to_nothing_are_not_submitted_for_ever(world: World) ->
     assert len(world.fake.jobs) <= 8
 
 
+def test_any_end_without_a_farmer_is_in_vain_unless_it_was_told_so(world: World) -> None:
+    keeper = world.keeper(2)
+    keeper.round()
+    for job, status in ((JobId("1.1"), 1), (JobId("1.2"), 0)):  # as Python ends without taskfarmer, or a script
+        world.fake.end(job, status)
+    queue, ledger = world.pilots().look(), Ledger.open(world.farm.path)
+    assert [pilot.job for pilot, _ in in_vain(queue, ledger)] == ["1.1", "1.2"]
+    world.pilots().submissions.revoke(world.pilots().requests()[0])
+    assert in_vain(queue, ledger) == []
+
+
+def test_pilots_that_are_lost_before_they_begin_are_replaced_more_and_more_slowly(world: World) -> None:
+    keeper = world.keeper(2)
+    for _ in range(600):
+        world.now += 2
+        keeper.round()
+        for job in world.at_work():
+            world.fake.lose(job, "LAUNCH_FAILED")
+    assert 6 < len(world.fake.jobs) < 50  # of 1,200
+
+
+def test_a_time_within_which_all_is_to_be_done_runs_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "typical_s", lambda _ledger: 10.0)
+    keeper = world.keeper(50, elastic=True, within_s=500.0, by=1500.0)
+    keeper.wall = lambda: world.now
+    assert keeper.round().submitted == 2
+    world.now = 1400.0
+    assert keeper.round().submitted == 8
+    world.now = 9000.0
+    assert keeper.round().submitted == 40
+
+
 class Clock:
     """An allocation whose rest tests choose."""
 
@@ -511,6 +603,34 @@ def test_a_keeper_in_a_job_leaves_when_the_next_one_is_in_the_queue_and_not_befo
     assert Succession(pilots, keep, "/", Signals(), clock, first_s=100.0).is_there()
     (next_one,) = [job for job in world.fake.jobs.values() if not job.status.state.is_over]
     assert "submit" in next_one.submission.body
+
+
+def test_in_doubt_whether_there_is_a_next_one_a_keeper_stays_until_it_is_known(world: World) -> None:
+    pilots = world.keeper(2).pilots
+    clock: Any = Clock(30.0)
+    succession = Succession(pilots, Keep(plan=PLAN, number=2), "/", Signals(), clock, first_s=100.0)
+    world.fake.misbehave("submit", UNSURE_AND_SUBMITTED)
+    assert not succession.is_there()
+    succession._trying.until = 0.0
+    assert not succession.is_there()
+    assert world.fake.asked["submit"] == 1
+    pilots.look()  # as each round does
+    assert succession.is_there()
+    assert world.fake.asked["submit"] == 1
+
+
+def test_a_keeper_in_a_job_whose_pilots_are_refused_says_so_and_ends(world: World) -> None:
+    pilots = world.pilots()
+    submission, own = keeper_submission(pilots.workdir, Keep(plan=PLAN, number=2), "/")
+    request = pilots.submit(own, submission, "keeper", keep=Keep(plan=PLAN, number=2).to_json())
+    world.fake.misbehave("submit", Refused("no node has 128 CPUs"), times=3)
+    ledger = Ledger.open(world.farm.path)
+    with pytest.raises(InputError, match="no node has 128 CPUs"):
+        be_keeper(world.pilots(), ledger, request.submission.name, "/", {})
+    assert world.fake.asked["submit"] == 2
+    world.fake.end(request.jobs[0], 2)
+    (pilot,) = [pilot for pilot in _seen(world).pilots if pilot.kind == "keeper"]
+    assert "keeps pilots no longer" in pilot.trouble
 
 
 # -- status and the end ------------------------------------------------------------------------------------------------
@@ -644,6 +764,23 @@ def test_a_dry_run_prints_and_writes_nothing(local: Farm) -> None:
     assert sorted(local.path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("system", "last"), [("lsf", "[1-2]' < job.sh"), ("pbs", "job.sh"), ("slurm", "job.sh")])
+def test_a_dry_run_prints_what_one_would_type(
+    local: Farm, monkeypatch: pytest.MonkeyPatch, system: str, last: str
+) -> None:
+    bin_ = local.path / "bin"
+    bin_.mkdir()
+    for program in ("bsub", "bjobs", "bkill", "bparams", "lsid", *Pbs.programs, *Slurm.programs):
+        (bin_ / program).write_text("#!/bin/sh\nexit 1\n")
+        (bin_ / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+    local.write("true")
+    result = call("submit", local.list, "--batch", system, "--jobs", 2, "--dry-run")
+    assert result.output.splitlines()[-1].endswith(last), result.output
+    shown = said("submit", local.list, "--batch", system, "--jobs", 2, "--dry-run")
+    assert shown["stdin"] == ("job.sh" if system == "lsf" else "")
+
+
 def test_pilots_are_kept_until_the_end_though_some_are_killed(local: Farm) -> None:
     local.write(*["sleep 0.3"] * 40)
     keeper = local.start_command(
@@ -661,16 +798,17 @@ def test_pilots_are_kept_until_the_end_though_some_are_killed(local: Farm) -> No
     assert not _living(local)
 
 
-def test_an_interrupted_keeper_leaves_its_pilots_and_says_so(local: Farm) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_an_interrupted_keeper_leaves_its_pilots_and_says_so(local: Farm, number: int, status: int) -> None:
     local.write(*["sleep 60"] * 4)
     keeper = local.start_command(
         sys.executable, "-m", "taskfarmer", "submit", local.list, "--batch", "local", "--keep", "2"
     )
     local.wait_for_runs(2)
     assert "keeps pilots" in call("submit", local.list, "--batch", "local", "--jobs", 3).output
-    keeper.signal(signal.SIGINT)
+    keeper.signal(number)
     ended = keeper.wait()
-    assert (ended.status, "2 pilots stay in the queue" in ended.err) == (130, True), ended
+    assert (ended.status, "2 pilots stay in the queue" in ended.err) == (status, True), ended
     assert len(_living(local)) == 2
 
 
@@ -700,6 +838,17 @@ def test_a_keeper_in_a_job_submits_the_next_one_before_its_end(local: Farm) -> N
 
     wait_for(lambda: keepers() == ["ended", "running"], "the next keeper")
     assert sum(pilot["kind"] == "pilots" for pilot in said("status", local.workdir)["queue"]["pilots"]) == 1
+
+
+def test_where_too_many_have_failed_no_more_pilots_are_submitted(local: Farm) -> None:
+    local.write(*["false"] * 8)
+    words = ("submit", local.list, "--batch", "local", "--keep", 2, "--max-failures", 2)
+    result = call(*words)
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1), result.output
+    assert "tasks failed, the limit is reached" in result.stderr
+    assert len(said("status", local.workdir)["queue"]["pilots"]) <= 4
+    result = call("submit", local.workdir, "--batch", "local", "--jobs", 2)
+    assert (result.exit_code, "the limit is reached" in result.stderr) == (2, True)
 
 
 def test_one_round_for_cron(local: Farm) -> None:

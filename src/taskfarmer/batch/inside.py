@@ -30,7 +30,10 @@ class Requeueing:
 
 
 REQUEUEING = {
-    "slurm": Requeueing(command='scontrol requeue "$SLURM_JOB_ID"'),
+    # The last element of an array has the id of the whole: by that all of them would be queued again.
+    "slurm": Requeueing(
+        command='scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
+    ),
     "htcondor": Requeueing(settings={"on_exit_remove": f"(ExitBySignal == False) && (ExitCode != {AGAIN})"}),
     "lsf": Requeueing(native=("-Q", str(AGAIN))),
     "sge": Requeueing(native=("-r", "y")),

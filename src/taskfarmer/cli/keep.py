@@ -83,15 +83,21 @@ class Keeping:
         """Keep pilots from this process; return the exit status."""
         with signals() as heard, turn(self.pilots, "keep", patience_s=5.0):
             try:
-                return self.rounds(heard, lambda: False)
+                status = self.rounds(heard, lambda: False)
             except KeyboardInterrupt:
-                last = self._last
-                there = "what was submitted" if last is None else plural(last.running + last.waiting, "pilot")
-                print(
-                    f"taskfarmer: pilots are kept no longer; {there} stay in the queue"
-                    f" (to end them: taskfarmer stop {quoted(self.ledger)})", file=sys.stderr,
-                )  # fmt: skip
+                self._say_what_stays()
                 return INTERRUPTED
+            if heard.ended and status == WORK_LEFT:
+                self._say_what_stays()
+            return status
+
+    def _say_what_stays(self) -> None:
+        last = self._last
+        there = "what was submitted" if last is None else plural(last.running + last.waiting, "pilot")
+        print(
+            f"taskfarmer: pilots are kept no longer; {there} stay in the queue"
+            f" (to end them: taskfarmer stop {quoted(self.ledger)})", file=sys.stderr,
+        )  # fmt: skip
 
     def rounds(self, heard: Signals, succeeded: Callable[[], bool]) -> int:
         """Do rounds until the farm is done, somebody takes over, or `succeeded` says that a successor is there."""

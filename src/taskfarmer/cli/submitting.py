@@ -85,7 +85,7 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         if queue.problems:
             raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
         if not queue.open:
-            count = missing(wanted, queue, ledger.state, plan)
+            count = missing(wanted, queue, ledger.state, plan, pilots.dead(ledger.state))
             for request in pilots.submit_pilots(plan, count, cwd):
                 if isinstance(request.outcome, Submitted):
                     made.append(request)

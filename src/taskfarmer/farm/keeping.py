@@ -153,7 +153,8 @@ class Keeper:
         began = self.clock()
         self.ledger.refresh()
         self.ledger.read_tails()
-        counts = self.ledger.state.counts()
+        state = self.ledger.state
+        counts = state.counts()
         left = counts["toprocess"] + counts["running"]
         queue = self.pilots.look()
         notes = list(queue.problems)
@@ -176,7 +177,7 @@ class Keeper:
         wanted = self._wanted(left)
         if self.keep.elastic:
             notes += self._shrink(queue, wanted)
-        count = missing(wanted, queue, self.ledger.state, self.keep.plan)
+        count = missing(wanted, queue, state, self.keep.plan, self.pilots.dead(state))
         waits = max(self._submitting.until, self._losing.until) > began
         if count and not queue.open and not waits and not self._rate.wait_s(began):
             count, said = self._submit(count)

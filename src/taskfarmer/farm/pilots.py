@@ -9,10 +9,11 @@ is to submit, too (`farm.turns`). How many are needed is decided here, by number
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
@@ -35,8 +36,10 @@ from ..batch import (
 )
 from ..batch.calls import Answer, run_call
 from ..batch.inside import REQUEUEING, TELLS_ITS_END, back_to_the_queue, on_each_node
+from ..batch.words import user_name
 from ..core.state import Farmer, State
 from ..errors import InputError
+from . import host
 from .disk import Disk
 from .farmer import WORK_LEFT
 from .ledger import Ledger
@@ -126,25 +129,30 @@ class Queue:
 # -- how many ----------------------------------------------------------------------------------------------------------
 
 
-def useful(state: State, plan: Plan) -> int:
+def useful(state: State, plan: Plan, dead: Collection[str] = ()) -> int:
     """Return how many more pilots would find something to do, those that are no farmers yet included.
 
-    One at least while anything is left and nobody is at work: what a dead farmer held must be taken over.
+    One at least while anything is left and nobody is at work: what a dead farmer held must be taken over. `dead`: ids
+    of farmers that are, although the log does not say so.
     """
     counts = state.counts()
     at_once = 1 if any(segment.special for _, segment in state.segments) else plan.slots * plan.needs.nodes
     more = math.ceil(counts["toprocess"] / at_once)
-    return max(more, 1) if counts["running"] and not state.alive() else more
+    at_work = any(farmer.id not in dead for farmer in state.alive())
+    return max(more, 1) if counts["running"] and not at_work else more
 
 
-def missing(wanted: int, queue: Queue, state: State, plan: Plan) -> int:
+def missing(wanted: int, queue: Queue, state: State, plan: Plan, dead: Collection[str] = ()) -> int:
     """Return how many pilots to submit, so that there are `wanted`, and none is without work; >= 0.
 
-    Those that are no farmers yet will take some of what is left. `state` must be as old as `queue`, or older.
+    Those that are no farmers yet will take some of what is left. `state` must be as old as `queue`, or older. `dead`:
+    ids of farmers that are, although nobody has buried them; so are those whose pilot is over.
     """
     live, farmers = queue.live(), joined(state)
+    over = {pilot.link for pilot in queue.pilots if pilot.is_over}
+    dead = {*dead, *(farmer.id for link in over for farmer in farmers.get(link, ()))}
     to_come = sum(not any(farmer.alive for farmer in farmers.get(pilot.link, ())) for pilot in live)
-    return max(0, min(wanted - len(live), useful(state, plan) - to_come))
+    return max(0, min(wanted - len(live), useful(state, plan, dead) - to_come))
 
 
 def elastic(most: int, left: int, plan: Plan, *, typical_s: float | None, within_s: float | None) -> int:
@@ -304,8 +312,7 @@ class Pilots:
 
     def requests(self) -> list[Request]:
         """Return what was ever asked for: pilots, and jobs that keep them; the oldest first."""
-        found = self.submissions.all("pilots") + self.submissions.all("keeper")
-        return sorted(found, key=lambda request: request.time)
+        return [request for request in self.submissions.all() if request.kind in ("pilots", "keeper")]
 
     def look(self, *, ask: bool = True, settle: bool = True) -> Queue:
         """Return how all pilots are: one command for each system that has some, and what is open is settled first.
@@ -352,8 +359,31 @@ class Pilots:
                 for element, job in enumerate(requests[name].jobs, 1)
             }
             states[name] = told
-            if told and all(status.state.is_over for status in told.values()):
+            if told and all(status.state.is_over for status in told.values()) and self._may_note(requests[name], told):
                 self.submissions.note_ends(requests[name], told)
+
+    def _may_note(self, request: Request, told: Mapping[int, JobStatus]) -> bool:
+        """Whether these ends hold for everybody. Who only looks may be on another cluster, or somebody else whom the
+        system tells nothing: to them jobs seem to be gone that live.
+        """
+        ours = request.extra.get("user", user_name()) == user_name()
+        return ours and (self.turn_taken or all(status.state is not JobState.GONE for status in told.values()))
+
+    def dead(self, state: State) -> set[str]:
+        """Return the farmers that are dead although the log does not say so: gone from this host, or silent for long.
+
+        Were nobody at work, nobody would bury them.
+        """
+        return {farmer.id for farmer in state.alive() if self._is_dead(farmer, 2 * state.lease_s)}
+
+    def _is_dead(self, farmer: Farmer, most_s: float) -> bool:
+        place = host.Place.from_json(farmer.host)
+        if place is not None and host.loop_is_gone(place):
+            return True
+        try:
+            return time.time() - os.stat(self.workdir.alive / farmer.id).st_mtime > most_s
+        except OSError:
+            return False
 
     # -- submitting
 
@@ -369,7 +399,9 @@ class Pilots:
             OSError: it cannot be written down; nothing was submitted.
         """
         system = self.system(plan.batch)
-        about = {"batch": plan.batch, "slots": plan.slots, "nodes": plan.needs.nodes, **extra}
+        about = {
+            "batch": plan.batch, "slots": plan.slots, "nodes": plan.needs.nodes, "user": user_name(), **extra,
+        }  # fmt: skip
         request = self.submissions.request(kind, system, submission, self._wall(), about)
         if self.turn_taken and not self.turns.holds():  # see farm.turns
             return self.submissions.answered(request, Refused(NOT_OUR_TURN))

@@ -168,4 +168,8 @@ class Turns:
 
     def _put(self, path: str, what: str, *, over: bool) -> None:
         value: dict[str, Any] = {"what": what, "place": host.here(os.getpid()).to_json(), "since": time.time()}
-        self._disk.put(path, json.dumps(value | ({"over": True} if over else {})).encode(), sync=False)
+        try:
+            self._disk.put(path, json.dumps(value | ({"over": True} if over else {})).encode(), sync=False)
+        except OSError as error:
+            error.filename = error.filename or path  # a full disk does not say what was to be written
+            raise
