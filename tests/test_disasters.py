@@ -338,7 +338,7 @@ def _fill(disk: Path) -> Path:
 
 @pytest.mark.parametrize("logs", ["files", "packed"])
 def test_a_full_disk_starts_nothing_and_loses_nothing(farm: Farm, disk: Path, logs: str) -> None:
-    total = 60 * farm.farmers
+    total = 150 * farm.farmers  # enough to be at work while the disk is filled, also on a busy machine
     farm.workdir = disk / "workdir"
     farm.write(*["seq 200; sleep 0.05"] * total)
     at_work = farm.start_all("-n", "2", "--logs", logs, "--lease", "20", "-w", farm.workdir, "-v")
@@ -372,9 +372,9 @@ def _quiet(farm: Farm, at_work: list[Farmer]) -> int:
 
 @WHOM
 def test_a_kill_on_a_full_disk_loses_nothing_that_was_written(farm: Farm, disk: Path, whom: str) -> None:
-    total = 40 * farm.farmers
+    total = 150 * farm.farmers
     farm.workdir = disk / "workdir"
-    farm.write(*["sleep 0.02"] * total)
+    farm.write(*["sleep 0.05"] * total)
     options = ("-n", "2", "--lease", "20", "-w", farm.workdir, "-v")
     at_work = farm.start_all(*options)
     farm.wait_for_runs(10)
