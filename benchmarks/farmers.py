@@ -179,7 +179,8 @@ def main() -> int:
         counted = [metadata_row(bench, farmers, options.counted) for farmers in counts if options.counted]
     rows = [rate_row(bench, *pair, taken) for pair in pairs]
     show(rows, as_json=options.json)
-    show(counted, as_json=options.json)
+    if counted:
+        show(counted, as_json=options.json)
     return int(any("NO" in str(row["target"]) for row in [*rows, *counted]))
 
 
