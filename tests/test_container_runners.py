@@ -7,7 +7,11 @@ import os
 import shlex
 import signal
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,9 @@ from taskfarmer.runners import (
     PodmanRunner,
     Runner,
     SlurmStepRunner,
+    containers,
 )
+from taskfarmer.runners import podman as podman_module
 from taskfarmer.runners.leash import TIED_STEP, leash
 from taskfarmer.runners.mounts import mounts_of
 from tests.farms import TASKFARMER, Farm, is_alive, kill, processes_with, wait_for
@@ -119,6 +125,7 @@ def test_podman_refuses_when_it_is_made_what_it_could_not_write() -> None:
 
 
 def test_the_words_for_apptainer() -> None:
+    """spec: workflow 6.15.178, packtivity 12.85"""
     runner = ApptainerRunner(
         "docker://i", "/a:/b:ro", cleanenv="yes", pwd="/p", nv=True, options="--x 'y z'", program="/opt/apptainer"
     )
@@ -136,6 +143,7 @@ def test_the_words_for_apptainer() -> None:
 
 @pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
 def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """spec: packtivity 12.73, 12.76, 12.82, 12.83"""
     monkeypatch.setattr(os, "urandom", bytes)
     runner = cls(
         *("i:1", "/a:/b:ro /c"), user="7", group="8", network="host", workdir="/w", cpus="2", memory="1g",
@@ -164,6 +172,7 @@ def test_no_network_and_the_directory_of_the_task_unless_said_otherwise(tmp_path
 
 
 def test_each_attempt_has_a_name_of_its_own() -> None:
+    """spec: packtivity 12.87"""
     runner = PodmanRunner("i")
     names = {word for _ in range(20) for word in words(runner) if word.startswith("--name=")}
     assert len(names) == 20
@@ -212,6 +221,15 @@ def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
         (lambda: PodmanRunner("i", inner=EnvironmentRunner(env="A=1", once=True)), "captured once"),
         (lambda: PodmanRunner("i", stageout="x"), "without tempdir"),
         (lambda: PodmanRunner("i", tempdir="yes", stageout="../x"), "leads out"),
+        (lambda: PodmanRunner("i", tempdir="yes", stageout="a/h.root 'b/h.root'"), "both be called h.root"),
+        (lambda: PodmanRunner("i", "/a:/x /b:/x/"), "two have the target /x"),
+        (lambda: ApptainerRunner("i", "/a:/"), "over the container's /"),
+        (lambda: PodmanRunner("i", "/a:/x:z"), "volumes: '/a:/x:z' is not SOURCE"),
+        (lambda: ApptainerRunner("i", "/a:/x:z"), "binds: '/a:/x:z' is not SOURCE"),
+        (lambda: PodmanRunner("i", options="--detach"), "--detach: the end of a container"),
+        (lambda: DockerRunner("i", options="-Pdq"), "-Pdq: the end of a container"),
+        (lambda: PodmanRunner("i", options="--interactive=false"), "ends it with its farmer"),
+        (lambda: DockerRunner("i", options="--name x"), "a name of its own"),
         (lambda: PodmanRunner("i", reuse="yes"), "there are no and slot"),
         (lambda: PodmanRunner("i", reuse="slot", tempdir="yes"), "reuse = slot with tempdir"),
         (lambda: PodmanRunner("i", reuse="slot", inner=EnvironmentRunner(env="A=1", tempdir="yes")), "with tempdir"),
@@ -229,6 +247,25 @@ def test_what_cannot_be_is_refused_when_the_runner_is_made(make: Callable[[], Ru
         make()
 
 
+def test_the_root_of_the_host_does_not_hide_the_image() -> None:
+    assert not [word for word in words(PodmanRunner("i"), cwd="/") if word.startswith("/:")]
+
+
+def test_a_program_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "podman"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(containers, "asked", partial(containers.asked, limit_s=0.5))
+    monkeypatch.setattr(podman_module, "asked", containers.asked)
+    with pytest.raises(InputError, match=r"podman image inspect .*did not answer within 0.5 s; is its daemon at work"):
+        PodmanRunner("i", pull="never").check()
+
+
+def test_options_with_a_value_are_not_taken_for_switches() -> None:
+    assert PodmanRunner("i", options="-vdit:/x -eTITLE=1 -P").options == ("-vdit:/x", "-eTITLE=1", "-P")
+
+
 class _Old(Runner):
     def run(self, taskid: int, command: str, logfh: Any) -> int:
         return 0
@@ -241,6 +278,7 @@ def test_an_old_runner_cannot_be_inside_another() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_missing_program_is_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """spec: workflow 6.15.180"""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=f"{name}: no such program on PATH"):
         CLASSES[name](str(tmp_path)).check()
@@ -250,6 +288,7 @@ def test_a_missing_program_is_said(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_task_runs_inside(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """spec: workflow 6.15.181, packtivity 12.83"""
     monkeypatch.setenv("PROC_NUMBER", "3")
     runner = made(engine, env="GIVEN='a  b'")
     runner.check()
@@ -262,6 +301,7 @@ def test_a_task_runs_inside(engine: Engine, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["plain", "a b", "it's", 'a"b', "a,b", "a:b", "a\\b", "$HOME"])
 def test_a_mount_of_any_name_works(engine: Engine, tmp_path: Path, name: str) -> None:
+    """spec: packtivity 12.82"""
     source = tmp_path / name
     source.mkdir()
     (source / "in").write_text("here")
@@ -305,6 +345,7 @@ def test_bad_input_is_one_line_and_nothing_runs(farm: Farm, engine: Engine) -> N
 
 
 def test_statuses_of_the_program_itself_are_told_from_the_tasks(engine: Engine, tmp_path: Path) -> None:
+    """spec: workflow 6.15.181, packtivity 12.84"""
     runner = made(engine)
     for status in runner.own_statuses:
         assert run(runner, f"exit {status}", tmp_path) == (status, "")
@@ -397,6 +438,7 @@ def no_container(engine: Engine) -> None:
 
 @pytest.mark.parametrize("reuse", REUSE)
 def test_a_stop_ends_a_container_that_ignores_it(farm: Farm, engine: Engine, reuse: str) -> None:
+    """spec: workflow 6.15.181"""
     define_engine(farm, engine, reuse=reuse, **({"cleanenv": "yes"} if engine.name == "apptainer" else {}))
     farm.write(f"trap '' TERM; {SLEEP}")
     farmers = farm.start_all("--runner", "inside", "--stop-grace", "1")
@@ -433,6 +475,7 @@ def test_a_killed_farmer_leaves_no_container(lone: Farm, engine: Engine, whom: s
 
 
 def test_results_are_brought_back_from_a_fresh_directory(engine: Engine, tmp_path: Path) -> None:
+    """spec: packtivity 12.85"""
     back = tmp_path / "back"
     runner = made(engine, tempdir="yes", stageout="'a b*' sub", destination=f"{back}/{{taskid}}")
     runner.check()
@@ -447,12 +490,23 @@ def test_results_are_brought_back_from_a_fresh_directory(engine: Engine, tmp_pat
     assert not (back / "3" / "a b3").exists()
 
 
+def test_an_option_that_keeps_the_container_from_running_is_refused(engine: Engine) -> None:
+    with pytest.raises(InputError, match="ends well without running anything"):
+        made(engine, options="--help").check()
+
+
 def test_a_setup_runs_in_the_container_and_its_failure_counts(engine: Engine, tmp_path: Path) -> None:
+    """spec: packtivity 12.75"""
     assert run(made(engine, setup="X=$(cat /etc/os-release) # why"), "echo $X", tmp_path) == (0, "NAME=mini\n")
     assert run(made(engine, setup="false"), "echo no; exit 0", tmp_path) == (1, "")
+    said = "taskfarmer: the set-up ends the shell (exit), so the task was not run\n"
+    assert run(made(engine, setup="exit 0"), "echo no", tmp_path) == (126, said)
+    assert run(made(engine, setup="trap 'echo end' EXIT"), "echo x; exit 4", tmp_path) == (4, "x\nend\n")
+    assert run(made(engine, setup="A=1"), "exit 0", tmp_path) == (0, "")
 
 
 def test_an_environment_inside_a_container_is_set_up_there(farm: Farm, engine: Engine) -> None:
+    """spec: workflow 6.15.178, packtivity 12.75"""
     (farm.path / "set up.sh").write_text("declare -x NAME=$(cat /etc/os-release):$#\n")
     inner = {"inner": "taskfarmer.runners.EnvironmentRunner", "inner.script": f"'{farm.path}/set up.sh'"}
     define_engine(farm, engine, **inner)
@@ -472,6 +526,11 @@ def test_a_clean_environment_has_only_what_the_task_is_given(
     line = "echo $OF_THE_HOST $TASKFARMER_ATTEMPT $GIVEN"
     assert run(made(apptainer, env="GIVEN=a,b"), line, tmp_path) == (0, "1 9 a,b\n")
     assert run(made(apptainer, env="GIVEN=a,b", cleanenv=True), line, tmp_path) == (0, "9 a,b\n")
+    assert run(made(apptainer, env="GIVEN=a,b", options="--containall"), line, tmp_path) == (0, "9 a,b\n")
+    odd = "$HOME `id` $(id) \"q\" 's' back\\slash \\\\ \\$HOME .\n\n"
+    given = f"GIVEN={shlex.quote(odd)}"
+    for clean in ({"cleanenv": True}, {"options": "-c -e"}, {}):
+        assert run(made(apptainer, env=given, **clean), 'printf %s "$GIVEN"', tmp_path) == (0, odd)
 
 
 def test_a_task_that_dies_by_a_signal_does_so_outside_too(apptainer: Engine, tmp_path: Path) -> None:
@@ -484,6 +543,7 @@ def test_a_container_has_no_network(daemon: Engine, tmp_path: Path) -> None:
 
 
 def test_user_and_group_and_directory(daemon: Engine, tmp_path: Path) -> None:
+    """spec: packtivity 12.76"""
     runner = made(daemon, user="7", group="8", workdir="/var/tmp", mount_cwd=False)
     assert run(runner, "id -u; id -g; pwd", tmp_path) == (0, "7\n8\n/var/tmp\n")
 
@@ -560,6 +620,80 @@ def test_an_environment_brings_results_back_too(tmp_path: Path) -> None:
     assert (tmp_path / "back" / "x.out").read_text() == "1\n"
 
 
+def staged(tmp_path: Path, line: str, stageout: str) -> tuple[int, str]:
+    """Run a task whose results are brought back to `back`."""
+    runner = EnvironmentRunner(env="A=1", tempdir="yes", stageout=stageout, destination=str(tmp_path / "back"))
+    return run(runner, line, tmp_path)
+
+
+def test_a_directory_that_is_brought_back_is_added_to_the_one_that_is_there(tmp_path: Path) -> None:
+    there = tmp_path / "back" / "results" / "sub"
+    there.mkdir(parents=True)
+    (there / "of the user").write_text("mine")
+    (there / "again").write_text("old")
+    line = (
+        "mkdir -p results/sub results/empty; cd results; echo new >sub/again; echo x >'sub/a\tb'; ln -s no l; >.hidden"
+    )
+    for _ in range(2):
+        assert staged(tmp_path, line, "results/") == (0, "")
+    back = tmp_path / "back" / "results"
+    found = sorted(str(path.relative_to(back)) for path in back.rglob("*"))
+    assert found == [".hidden", "empty", "l", "sub", "sub/a\tb", "sub/again", "sub/of the user"]
+    assert (there / "again").read_text() == "new\n"
+    assert os.readlink(back / "l") == "no"
+
+
+def test_a_result_never_takes_the_place_of_a_directory_or_of_another_result(tmp_path: Path) -> None:
+    (tmp_path / "back" / "x").mkdir(parents=True)
+    status, said = staged(tmp_path, "echo file >x", "x")
+    assert (status, "cannot bring back x" in said) == (74, True)
+    status, said = staged(tmp_path, "mkdir a b; echo 1 >a/h; echo 2 >b/h", "*/h")
+    assert (status, "another result is called h" in said) == (74, True)
+    assert (tmp_path / "back" / "h").read_text() == "1\n"
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["h", "x"]
+
+
+def test_wildcards_mean_what_they_mean_to_a_shell(tmp_path: Path) -> None:
+    assert staged(tmp_path, "touch ax.txt bx.txt; mkdir -p 'd 1'; touch 'd 1/c.txt'", "[!a]x.txt 'd ?/*.txt'") == (
+        0,
+        "",
+    )
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["bx.txt", "c.txt"]
+
+
+def test_a_directory_of_a_farmer_that_was_killed_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from taskfarmer.runners.owners import private_directory; "
+        "print(private_directory(sys.argv[1]), flush=True); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True, check=False)
+    left = Path(killed.stdout.strip())
+    assert left.is_dir()
+    runner = EnvironmentRunner(env="A=1", tempdir=str(tmp_path))
+    (mine,) = runner.prepare(job()).remove
+    runner.check()
+    assert not left.exists()
+    assert Path(mine).is_dir()
+
+
+def test_a_script_that_exits_is_not_a_task_that_succeeded(tmp_path: Path) -> None:
+    status, said = run(EnvironmentRunner(script(tmp_path, "echo set up; exit 0\n")), "echo ran", tmp_path)
+    assert (status, said) == (126, "set up\ntaskfarmer: the set-up ends the shell (exit), so the task was not run\n")
+    assert run(EnvironmentRunner(script(tmp_path, "exit 3\n")), "echo ran", tmp_path) == (3, "")
+    with pytest.raises(InputError, match="ends the shell"):
+        EnvironmentRunner(script(tmp_path, "export A=1; exit 0\n"), once=True).check()
+
+
+def test_what_a_script_leaves_in_the_background_is_not_waited_for(tmp_path: Path) -> None:
+    runner = EnvironmentRunner(script(tmp_path, f"sleep 600 & echo $! >'{tmp_path}/pid'; export A=1\n"), once=True)
+    began = time.monotonic()
+    try:
+        assert run(runner, "echo $A", tmp_path) == (0, "1\n")
+        assert time.monotonic() - began < 300
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
 # steps of Slurm, by a stand-in
 
 SRUN = """#!/bin/sh
@@ -585,8 +719,18 @@ def srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_task_is_a_step(srun: Path, tmp_path: Path) -> None:
     runner = SlurmStepRunner("--mpi=none")
     runner.check()
+    srun.unlink()
     assert run(runner, "echo $0 | wc -l; exit 4", tmp_path) == (4, "1\n")
     assert srun.read_text().split() == ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--exact", "--mpi=none"]
+
+
+@pytest.mark.usefixtures("srun")
+def test_a_directory_of_one_node_is_not_for_steps_on_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlurmStepRunner(tempdir="yes").check()
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    SlurmStepRunner(tempdir=str(tmp_path)).check()
+    with pytest.raises(InputError, match="name a directory that all of them see"):
+        SlurmStepRunner(tempdir="yes").check()
 
 
 def test_a_step_needs_an_allocation(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,6 +766,27 @@ def steps_of(slurm: Slurm, job: str) -> list[str]:
     """Return the ids of the steps that run in a job, but for its script's."""
     said = slurm.call("squeue", "--steps", "--noheader", "--format=%i").split()
     return [step for step in said if step.startswith(f"{job}.") and step.partition(".")[2].isdigit()]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"options": "--help"}, "it ends well without running anything"),
+        ({"options": "--nosuch"}, "unrecognized option '--nosuch'"),
+        ({"ntasks": "50"}, "More processors requested than permitted"),
+    ],
+)
+def test_a_step_that_cannot_be_is_said_before_anything_ran(
+    slurm: Slurm, lone: Farm, allocation: Callable[..., str], keys: dict[str, str], said: str
+) -> None:
+    define(lone, "steps", "SlurmStepRunner", **keys)
+    lone.write("true")
+    job = allocation("-n", "4")
+    slurm.wait_for(job)
+    out = (lone.path / "job.out").read_text()
+    assert said in out, out
+    assert slurm.detail(job, "ExitCode") == "2:0"
+    assert not lone.workdir.exists()
 
 
 def test_tasks_are_steps_of_a_real_allocation(slurm: Slurm, lone: Farm, allocation: Callable[..., str]) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(taskfarmer.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 FACES = ("tasklists", "workflow", "activity", "calibration")
 LEVELS = {
-    **dict.fromkeys(("errors", "config", "inifiles", "definitions"), 0),
+    **dict.fromkeys(("errors", "lazy", "config", "inifiles", "definitions"), 0),
     "core": 1,
     **dict.fromkeys(("runners", "batch"), 2),
     "farm": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from taskfarmer.core.model import Task
+from taskfarmer.errors import InputError
 from taskfarmer.runners import Job
 from taskfarmer.runners.owners import is_left, private_directory, remove_left_directories
 from taskfarmer.runners.warm import SERVER, message
@@ -84,6 +86,7 @@ def test_a_task_of_words_needs_no_shell(warm: Any, tmp_path: Path) -> None:
 
 
 def test_all_output_is_there_byte_by_byte(warm: Any, tmp_path: Path) -> None:
+    """spec: workflow 6.15.182"""
     line = "head -c 3000000 /dev/urandom | tee data; printf end; printf x >&2"
     with open("log", "w") as log:
         assert warm.run(3, line, log) == 0
@@ -143,7 +146,7 @@ def test_a_container_that_died_between_tasks_is_started_again(engine: Engine, wa
 def test_a_task_is_told_to_end(farm: Farm, engine: Engine) -> None:
     define_engine(farm, engine, reuse="slot")
     farm.write("trap 'echo told; exit 0' TERM; sleep 300 & wait", "true")
-    end = farm.run("--runner", "inside", "-n", "1", "--task-timeout", "3", "--stop-grace", "30")
+    end = farm.run("--runner", "inside", "-n", "1", "--task-timeout", "10", "--stop-grace", "30")
     assert end.status == 1, end
     assert "told" in farm.log(0)
     assert farm.counts() == {"finished": 1, "failed": 1}
@@ -248,3 +251,60 @@ def test_a_runner_is_closed_when_its_farmer_leaves(farm: Farm, form: str) -> Non
     assert farm.run("--runner", "closer", "-n", "1").status == 0
     # By the farmer, and by the process in which the old form ran.
     assert 1 <= len((farm.path / "closed").read_text()) <= 2 * farm.farmers
+
+
+LEARNER = """
+import os
+from taskfarmer.runners import Runner
+class Learner(Runner):
+    def check(self):
+        self.learnt = {"by": os.getpid()}
+    def run(self, taskid, command, logfh):
+        print(self.learnt["by"], os.getpid(), file=logfh)
+        return 0
+"""
+
+
+def test_what_the_check_learnt_is_known_in_all_processes_that_run_tasks(farm: Farm) -> None:
+    (farm.path / "learner.py").write_text(LEARNER)
+    (farm.path / "learner.ini").write_text("[learner]\nRunner = learner.Learner\n")
+    farm.list.write_text("true\n" * 6)
+    assert farm.run("--runner", "learner", "-n", "2").status == 0
+    said = [farm.log(task).split() for task in range(6)]
+    assert len({farmer for farmer, _ in said}) <= farm.farmers
+    assert not {farmer for farmer, _ in said} & {worker for _, worker in said}
+
+
+@pytest.fixture(params=["podman", "docker"])
+def daemon(request: pytest.FixtureRequest) -> Engine:
+    """Those that know images by names."""
+    found: Engine = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("reuse", ["no", "slot"])
+def test_a_name_that_moves_on_changes_nothing(daemon: Engine, tmp_path: Path, reuse: str) -> None:
+    """The image is looked up once, by the check; not by the processes of the slots, which may do so later."""
+    checked = made(daemon, str(tmp_path), reuse=reuse)
+    checked.check()
+    other = type(checked)("localhost/taskfarmer-no-such-image:1", volumes=str(tmp_path), reuse=reuse, pull="never")
+    other.learnt = json.loads(json.dumps(checked.learnt))
+    try:
+        other.job = Job(taskid=3, task=Task(text="cat /etc/os-release"), attempt=2, slot=0, workdir=str(tmp_path))
+        assert run_line(other, "cat /etc/os-release", tmp_path) == (0, "NAME=mini\n")
+        (record,) = (tmp_path / "images").iterdir()
+        assert json.loads(record.read_text())["id"] == checked.learnt["id"]
+    finally:
+        other.close()
+        checked.close()
+
+
+def test_a_job_on_another_node_looks_the_image_up_itself(daemon: Engine, tmp_path: Path) -> None:
+    """Nothing was checked there before the task; an image that cannot be had is said, with the remedy."""
+    runner = made(daemon, str(tmp_path))
+    runner.before(Job(taskid=3, task=Task(text="true"), attempt=1, slot=0, workdir=str(tmp_path)))
+    assert runner.learnt is not None
+    assert len(list((tmp_path / "images").iterdir())) == 1
+    absent = type(runner)("localhost/taskfarmer-no-such-image:1", pull="never")
+    with pytest.raises(InputError, match="pull"):
+        absent.before(Job(taskid=3, task=Task(text="true"), attempt=1, slot=0, workdir=str(tmp_path)))

@@ -195,7 +195,9 @@ def _check_signature(definition: Definition, cls: Any, args: tuple[Any, ...]) ->
     try:
         signature.bind(*args, **definition.arguments)
     except TypeError as error:
-        names = [p.name for p in list(signature.parameters.values())[len(args) :] if p.kind is not p.VAR_POSITIONAL]
+        left = list(signature.parameters.values())[len(args) :]
+        names = [p.name for p in left if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names += ["those of its base class"] * any(p.kind is p.VAR_KEYWORD for p in left)
         accepted = f"it takes {', '.join(names)}" if names else "it takes none"
         raise _refusal(definition, f"{definition.target} refuses its arguments: {error}; {accepted}") from None
 

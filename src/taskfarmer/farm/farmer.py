@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import definitions
 from ..config import Config
-from ..errors import Stopped, WorkdirError
+from ..errors import Replaced, Stopped, WorkdirError
 from ..runners import Runner, is_declarative
 from . import host
 from .allocation import Allocation
@@ -28,6 +30,11 @@ from .output import Files, Nothing, Output
 from .ports import Reporter
 from .sharing import Sharing
 from .views import ViewKeeper
+from .workdir import Workdir
+
+if TYPE_CHECKING:
+    from .executors.batch import BatchJobs
+    from .executors.jobs import Jobs
 
 ALL_FINISHED, SOME_FAILED, WORK_LEFT, UNKNOWN_OR_DAMAGED = 0, 1, 3, 4
 
@@ -97,11 +104,14 @@ def work(
     environ.pop("TASKFARMER_FAULT", None)
     os.environ[host.TOKEN] = id  # for what a user's `prepare` may start by itself
     output = _output(config, ledger, id) if options.elsewhere is None else Nothing()
-    executor = _executor(config, options, runner, output, ledger, environ, reporter)
+    jobs = None if options.elsewhere is None else _batch_jobs(config, options.elsewhere, ledger, environ, reporter)
+    executor = jobs or BesideJobs(_processes(config, runner, output, ledger, environ), ledger)
     driver = Driver(
         ledger, config, options, id=id, link=link, executor=executor, reporter=reporter, views=ViewKeeper(ledger),
         allocation=Allocation(options.allocation, environ, chance=int(id, 16) / 16**len(id)),
     )  # fmt: skip
+    if jobs is not None:
+        jobs.note = driver.note
     try:
         driver.run()
         if output.problem:
@@ -134,60 +144,75 @@ def _output(config: FarmConfig, ledger: Ledger, id: str) -> Output:
             return Packs(ledger.workdir, id, ledger.disk)
 
 
-def _executor(
-    config: FarmConfig,
-    options: FarmerOptions,
-    runner: Runner,
-    output: Output,
-    ledger: Ledger,
-    environ: dict[str, str],
-    reporter: Reporter,
-) -> Executor:
-    if options.elsewhere is not None:
-        return _batch_jobs(config, options.elsewhere, ledger, environ, reporter)
-    here = _processes(config, runner, output, ledger, environ)
-    return BesideJobs(here, ledger.workdir, ledger.disk)
-
-
 def _processes(config: FarmConfig, runner: Runner, output: Output, ledger: Ledger, environ: dict[str, str]) -> Executor:
     workdir = str(ledger.workdir.path)
     if is_declarative(runner):
         return Processes(runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
     from .executors.workers import Workers
 
-    return Workers(config.runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin)
+    learnt = getattr(runner, "learnt", None)  # an old class need not derive from ours
+    return Workers(config.runner, output, ledger.disk, environ=environ, workdir=workdir, pin=config.pin, learnt=learnt)
 
 
 def _batch_jobs(
     config: FarmConfig, elsewhere: Elsewhere, ledger: Ledger, environ: dict[str, str], reporter: Reporter
-) -> Executor:
+) -> BatchJobs:
     from ..batch import choose
     from .executors.batch import BatchJobs
+    from .executors.left import Journals
+
+    jobs = _jobs(config, elsewhere, ledger.workdir)
+    system = choose(elsewhere.system, environ)
+    return BatchJobs(system, ledger.workdir, ledger.disk, jobs, reporter.say, Journals(ledger))
+
+
+def _jobs(config: FarmConfig, elsewhere: Elsewhere, workdir: Workdir) -> Jobs:
     from .executors.jobs import Jobs
 
-    jobs = Jobs(
+    return Jobs(
         batch=elsewhere.system,
         needs=elsewhere.needs,
         runner=config.runner,
-        workdir=str(ledger.workdir.path),
+        workdir=str(workdir.path),
         cwd=config.cwd,
         logs=config.logs != "none",
         timeout_s=config.rules.task_timeout_s,
         grace_s=config.rules.stop_grace_s,
     )
-    return BatchJobs(choose(elsewhere.system, environ), ledger.workdir, ledger.disk, jobs, reporter.say)
+
+
+def check_jobs(config: FarmConfig, elsewhere: Elsewhere | None, workdir: Path, environ: Mapping[str, str]) -> None:
+    """See whether tasks can be submitted from this workdir, which need not be there, if they are to be jobs at all.
+
+    Raises:
+        InputError: the batch system is not here; it cannot do what is asked for, or write to such a path.
+    """
+    if elsewhere is None:
+        return
+    from ..batch import choose
+    from ..core.model import Task
+    from ..core.resources import Share
+    from .executors.base import Launch
+    from .submissions import fresh_name
+
+    place, name = Workdir(workdir), fresh_name()
+    launch = Launch(0, 1, Task(text=""), Share((0,)))
+    submission = _jobs(config, elsewhere, place).submission(name, place.jobs / name, [launch])
+    choose(elsewhere.system, environ).files(submission)
 
 
 def result_of(ledger: Ledger) -> Result:
     """Return how the farm stands now, by the log and the journals.
 
     Raises:
-        Stopped: the ledger cannot be reached any more.
+        Stopped: the ledger cannot be reached any more, or another has its place.
     """
     try:
         ledger.refresh()
         if ledger.state.open_tasks():
             ledger.read_tails()
+    except Replaced as error:
+        raise Stopped(str(error)) from None
     except OSError as error:
         raise _out_of_reach(WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}")) from error
     return Result(ledger.state.counts(), discovered(ledger))

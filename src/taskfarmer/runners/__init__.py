@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from taskfarmer.lazy import lazily
 from taskfarmer.runners.base import Command, Job, Runner, is_declarative
 from taskfarmer.runners.basic import BasicRunner
 from taskfarmer.runners.shifter import ShifterRunner
@@ -30,20 +31,14 @@ __all__ = [
     "is_declarative",
 ]
 
-_LATER = {
-    "ApptainerRunner": "apptainer",
-    "DockerRunner": "podman",
-    "EnvironmentRunner": "environment",
-    "Mount": "mounts",
-    "PodmanRunner": "podman",
-    "SlurmStepRunner": "slurmstep",
-}
-"""Imported when they are asked for: most farms need none of them, and every start would pay."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "ApptainerRunner": "apptainer",
+        "DockerRunner": "podman",
+        "EnvironmentRunner": "environment",
+        "Mount": "mounts",
+        "PodmanRunner": "podman",
+        "SlurmStepRunner": "slurmstep",
+    },
+)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from taskfarmer.errors import InputError
 from taskfarmer.runners.containers import ContainerRunner, Inside
-from taskfarmer.runners.mounts import Mount, fields
+from taskfarmer.runners.mounts import Mount, fields, mounts_of
 from taskfarmer.runners.warm import SHARE
 from taskfarmer.runners.wrapping import flag
 
@@ -26,8 +26,9 @@ class ApptainerRunner(ContainerRunner):
 
     own_statuses = (255,)
     meeting = SHARE
-    client_env: ClassVar[Mapping[str, str]] = {"BASH_ENV": ""}
-    """It names a file of the host, which bash in the container would otherwise try to read."""
+    client_env: ClassVar[Mapping[str, str]] = {"BASH_ENV": "", "APPTAINER_NO_EVAL": "1", "SINGULARITY_NO_EVAL": "1"}
+    """The first names a file of the host, which bash in the container would otherwise try to read. The others: a value
+    of a variable that is handed into a clean environment is not text for a shell."""
 
     def __init__(
         self,
@@ -40,11 +41,13 @@ class ApptainerRunner(ContainerRunner):
         **common: Any,
     ) -> None:
         place = image if "://" in image or not image else os.path.abspath(image)
-        super().__init__(place, mounts=binds, workdir=pwd, **common)
+        super().__init__(place, mounts=mounts_of(binds, "binds"), workdir=pwd, **common)
         self.program = program or ("apptainer" if shutil.which("apptainer") else "singularity")
         if not program and self.program == "singularity" and not shutil.which("singularity"):
             self.program = "apptainer"  # of the two that are missing, the one to install
         self.cleanenv = flag(cleanenv, "cleanenv")
+        self.clean = self.cleanenv or any(map(_cleans, self.options)) or any(map(os.environ.get, _CLEANING))
+        """Whether the environment inside is clean: the options may say so as well, or the variables of a site."""
         self.nv = flag(nv, "nv")
 
     def check_image(self) -> None:
@@ -70,7 +73,7 @@ class ApptainerRunner(ContainerRunner):
 
     def exports(self, names: Sequence[str]) -> str:
         """Return what sets the variables that Apptainer hands into a clean environment."""
-        if not self.cleanenv:
+        if not self.clean:
             return ""
         prefix = "SINGULARITYENV_" if os.path.basename(self.program) == "singularity" else "APPTAINERENV_"
         plain = [name for name in names if name.isidentifier()]
@@ -86,7 +89,19 @@ class ApptainerRunner(ContainerRunner):
 
     def handed_on(self, name: str) -> bool:
         """Whether Apptainer hands a variable on: those that say where programs are, only into a clean environment."""
-        return self.cleanenv or name not in ("PATH", "LD_LIBRARY_PATH")
+        return self.clean or name not in ("PATH", "LD_LIBRARY_PATH")
+
+
+_CLEANING = [
+    f"{program}_{what}" for program in ("APPTAINER", "SINGULARITY") for what in ("CLEANENV", "CONTAINALL", "COMPAT")
+]
+
+
+def _cleans(word: str) -> bool:
+    """Whether an option has nothing of the host's environment go in."""
+    if word.startswith("--"):
+        return word[2:] in ("cleanenv", "containall", "compat")
+    return word.startswith("-") and bool({*word[1:]} & {"e", "C"})
 
 
 _SAME_SIGNAL = """\

@@ -17,7 +17,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError
@@ -73,6 +73,8 @@ class Runner:
     job: Job | None = None
     blocking = False
     """Set by one that has both forms, and wants to be handed to `run` for what it keeps from task to task."""
+    learnt: Mapping[str, Any] | None = None
+    """Set by `check` to what other processes of the farmer, in which `run` is called, are to go by; must be JSON."""
     elsewhere = False
     """Set by an outer runner that runs this one's commands where files of this machine may not be."""
     _group = 0

@@ -6,6 +6,7 @@ import atexit
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -43,6 +44,10 @@ esac
 """
 """Tells the program's own failure from a task that ended with that status: a container that was started has left its
 name. What the program said is the last error in the log, if that is a file."""
+
+ANSWER_S = 60.0
+"""How long a container program may take to say what it has."""
+_RAN = "taskfarmer: this container runs"
 
 _UNLESS = """\
 case $s in {statuses})
@@ -111,6 +116,12 @@ class ContainerRunner(Runner):
             raise InputError(f"reuse = {reuse}: there are no and slot")
         self.image = image
         self.mounts = mounts_of(mounts)
+        targets = [os.path.normpath(mount.target) for mount in self.mounts]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise InputError(f"mounts: two have the target {target}")
+            if not target.strip("/"):
+                raise InputError("mounts: nothing can be mounted over the container's /")
         self.setup = setup
         self.shell = shell
         self.variables = assignments(env)
@@ -147,8 +158,8 @@ class ContainerRunner(Runner):
         self.check_image()
         remove_left_directories()
         self.remove_left_containers(own=False)
-        inside = Inside(("/bin/sh", "-c", ":"), self.workdir or None, os.getcwd(), (), self.mounts, "")
-        said = try_out(self.client(inside))
+        inside = Inside(("/bin/sh", "-c", f"echo {_RAN}"), self.workdir or None, os.getcwd(), (), self.mounts, "")
+        said = try_out(self.client(inside), _RAN)
         if said is not None:
             raise InputError(f"{self.program} cannot run a container of {self.image}: {said}")
         if self.blocking:
@@ -268,7 +279,7 @@ class ContainerRunner(Runner):
         except ContainerDied as error:
             self._cool()
             if not self._terminated:
-                logfh.write(f"taskfarmer: {error}; {self.hint()}\n")
+                logfh.write(f"taskfarmer: {error}{'' if error.started else f'; {self.hint()}'}\n")
             return self.own_statuses[0]
         except BaseException:
             self._cool()
@@ -357,18 +368,33 @@ def assignments(text: str) -> dict[str, str]:
 
 
 @cache
-def try_out(argv: tuple[str, ...]) -> str | None:
-    """Run a command once in the life of this process; None if it succeeded, else the last that it said."""
+def try_out(argv: tuple[str, ...], word: str = "") -> str | None:
+    """Run a command once in the life of this process; None if it succeeded and said `word`, else why not."""
     try:
-        done = asked(argv)
+        done = asked(argv, limit_s=None)  # it may have to get an image first
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     if done.returncode == 0:
-        return None
+        return None if word in done.stdout else "it ends well without running anything; is that one of the options?"
     said = message(done.stderr + done.stdout)
     return f"{said} (status {done.returncode})" if said else f"status {done.returncode}"
 
 
-def asked(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a short command of the container program, and return what it said; OSError if it cannot be started."""
-    return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+def asked(argv: Sequence[str], limit_s: float | None = ANSWER_S) -> subprocess.CompletedProcess[str]:
+    """Run a command of the container program, and return what it said; OSError if it cannot be started.
+
+    A program that does not answer within `limit_s` seconds is killed, and counts as one that failed and said so.
+    """
+    try:
+        return subprocess.run(
+            argv,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+        )
+    except subprocess.TimeoutExpired:
+        said = f"`{shlex.join(argv)}` did not answer within {limit_s:g} s; is its daemon at work?"
+        return subprocess.CompletedProcess(argv, -signal.SIGKILL, "", said)

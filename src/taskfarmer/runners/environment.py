@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import IO, Any
 
 from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Command, Job, Runner
@@ -80,7 +81,7 @@ class EnvironmentRunner(Runner):
                 command = replace(command, line=None, argv=("env", *unset, *_through_env(argv_of(command))))
         else:
             # A sourced file sees the arguments of the shell: the task's words wait elsewhere meanwhile.
-            line = f'task_words=("$@"); set --\n{self._setup()}exec "${{task_words[@]}}"'
+            line = f'task_words=("$@"); set --\n{_UNTIL_DONE}{self._setup()}trap - EXIT\nexec "${{task_words[@]}}"'
             command = replace(command, line=None, argv=("bash", "-c", line, "bash", *argv_of(command)))
         return self.staging.around(job, command)
 
@@ -101,6 +102,11 @@ class EnvironmentRunner(Runner):
         return answer
 
 
+_UNTIL_DONE = """\
+trap 's=$?; [ $s = 0 ] || exit $s
+echo "taskfarmer: the set-up ends the shell (exit), so the task was not run" >&2; exit 126' EXIT
+"""
+"""A set-up that says `exit 0` would otherwise be a task that succeeded without having run."""
 _MODULES = """\
 if ! type module >/dev/null 2>&1; then
     for f in "${{MODULESHOME:-/usr/share/modules}}/init/bash" "${{LMOD_PKG:-/usr/share/lmod/lmod}}/init/bash"
@@ -113,15 +119,25 @@ type module >/dev/null && module load {modules}"""
 def _capture(setup: str) -> tuple[dict[str, str], tuple[str, ...]] | str:
     """Run a set-up once in the life of this process; return what it set and what it removed, or why it failed."""
     argv = ("bash", "-c", f"{{ {setup}\n}} >&2\nexec /usr/bin/env -0")
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    # Files, since a pipe would wait for what the set-up leaves in the background.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False)
+        answer, errors = map(_whole, (out, err))
     if done.returncode:
-        said = os.fsdecode(done.stderr).strip().splitlines()
+        said = errors.strip().splitlines()
         return f"{said[-1] if said else 'it said nothing'} (status {done.returncode})"
-    pairs = (entry.partition("=")[::2] for entry in os.fsdecode(done.stdout).split("\0") if entry)
+    if not answer:
+        return "it ends the shell (exit) instead of returning"
+    pairs = (entry.partition("=")[::2] for entry in answer.split("\0") if entry)
     after = {name: value for name, value in pairs if name not in _OF_THE_SHELL}
     before = {name: value for name, value in os.environ.items() if name not in _OF_THE_SHELL}
     changed = {name: value for name, value in after.items() if before.get(name) != value}
     return changed, tuple(sorted(before.keys() - after.keys()))
+
+
+def _whole(file: IO[bytes]) -> str:
+    file.seek(0)
+    return os.fsdecode(file.read())
 
 
 def _through_env(argv: tuple[str, ...]) -> tuple[str, ...]:

@@ -45,8 +45,8 @@ class Mount:
         return any(character in path for character in characters for path in (self.source, self.target))
 
 
-def mounts_of(given: str | Iterable[Mount]) -> tuple[Mount, ...]:
-    """Return the mounts that an argument names.
+def mounts_of(given: str | Iterable[Mount], what: str = "mounts") -> tuple[Mount, ...]:
+    """Return the mounts that the argument `what` names.
 
     Text, as an INI file has it: `SOURCE[:TARGET[:ro|:rw]]`, separated by white space, with the quotes of a shell for
     paths with blanks. A colon always separates there; a path that has one needs a `Mount`.
@@ -56,14 +56,14 @@ def mounts_of(given: str | Iterable[Mount]) -> tuple[Mount, ...]:
     """
     if not isinstance(given, str):
         return tuple(given)
-    return tuple(_mount(word) for word in words_of(given, "mounts"))
+    return tuple(_mount(word, what) for word in words_of(given, what))
 
 
-def _mount(word: str) -> Mount:
+def _mount(word: str, what: str) -> Mount:
     parts = word.split(":")
     if len(parts) > 3 or parts[2:] not in ([], ["ro"], ["rw"]):
         raise InputError(
-            f"mount {word!r} is not SOURCE[:TARGET[:ro|:rw]]",
+            f"{what}: {word!r} is not SOURCE[:TARGET[:ro|:rw]]",
             hint="a path with a colon can only be given from Python, as taskfarmer.runners.Mount",
         )
     return Mount(parts[0], parts[1] if len(parts) > 1 else "", parts[2:] == ["ro"])

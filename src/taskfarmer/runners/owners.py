@@ -29,14 +29,18 @@ def is_left(name: str) -> bool:
     return _start_of(int(pid)) != start
 
 
-def private_directory() -> str:
-    """Make a directory of this process where temporary files go, for its user alone. Raises OSError."""
-    return tempfile.mkdtemp(prefix=prefix())
+def private_directory(parent: str | None = None) -> str:
+    """Make a directory of this process in `parent` (None: where temporary files go), for its user alone.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    return tempfile.mkdtemp(prefix=prefix(), dir=parent)
 
 
-def remove_left_directories() -> None:
-    """Remove the directories that dead processes left."""
-    place = tempfile.gettempdir()
+def remove_left_directories(parent: str | None = None) -> None:
+    """Remove the directories that dead processes left there."""
+    place = parent or tempfile.gettempdir()
     for name in os.listdir(place):
         if is_left(name):
             shutil.rmtree(os.path.join(place, name), ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Job
 from taskfarmer.runners.containers import ContainerRunner, Inside, asked, try_out
-from taskfarmer.runners.mounts import Mount, fields
+from taskfarmer.runners.mounts import Mount, fields, mounts_of
 from taskfarmer.runners.owners import is_left, prefix
 from taskfarmer.runners.wrapping import flag
 
@@ -42,7 +42,10 @@ class _EngineRunner(ContainerRunner):
         mount_cwd: bool | str = True,
         **common: Any,
     ) -> None:
-        super().__init__(image, mounts=volumes, workdir=workdir, **common)
+        super().__init__(image, mounts=mounts_of(volumes, "volumes"), workdir=workdir, **common)
+        for word in self.options:
+            if reason := _refused(word):
+                raise InputError(f"options: {word}: {reason}")
         if pull not in PULL:
             raise InputError(f"pull = {pull}: there are {', '.join(PULL)}")
         if group and not user:
@@ -53,8 +56,6 @@ class _EngineRunner(ContainerRunner):
         self.memory = memory
         self.pull = pull
         self.mount_cwd = flag(mount_cwd, "mount_cwd")
-        self.digest = ""
-        self.repo_digests: list[str] = []
         self._recorded = False
         for mount in self.mounts:
             self._mount(mount)  # what cannot be written is refused now
@@ -66,6 +67,8 @@ class _EngineRunner(ContainerRunner):
     def check_image(self) -> None:
         """Find the image, or pull it, once; every attempt then runs that very image, whatever becomes of its name.
 
+        It is `learnt`: its `id`, and its `digests` where it was pulled from.
+
         Raises:
             InputError: it cannot be had, or the program has no daemon to talk to.
         """
@@ -75,7 +78,7 @@ class _EngineRunner(ContainerRunner):
             if self.pull == "never":
                 raise InputError(f"{self.program}: {why}", hint=f"{self.program} pull {self.image}, or pull = missing")
             self._pull()
-        if not self.digest and (why := self._inspect()) is not None:
+        if self.learnt is None and (why := self._inspect()) is not None:
             raise InputError(f"{self.program}: {why}")
 
     def _pull(self) -> None:
@@ -83,22 +86,22 @@ class _EngineRunner(ContainerRunner):
             raise InputError(f"{self.program} cannot pull {self.image}: {why}")
 
     def _inspect(self) -> str | None:
-        """Take the digests of the image; return why they cannot be had."""
+        """Learn which image it is; return why that cannot be had."""
         form = "{{.Id}} {{json .RepoDigests}}"
         argv = (self.program, "image", "inspect", "--format", form, self.image)
         done = asked(argv)
         identity, _, digests = done.stdout.strip().partition(" ")
         if done.returncode or not identity:
             return (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        self.digest = identity
-        self.repo_digests = json.loads(digests or "null") or []
+        self.learnt = {"id": identity, "digests": json.loads(digests or "null") or []}
         return None
 
     def client(self, inside: Inside) -> tuple[str, ...]:
         """Return the call of `podman run` or `docker run`."""
         cwd = inside.cwd or (inside.here if self.mount_cwd else "")
         mounts = inside.mounts
-        if self.mount_cwd and all(mount.target != inside.here for mount in mounts):
+        # Never /, which would hide the image.
+        if self.mount_cwd and inside.here != "/" and all(mount.target != inside.here for mount in mounts):
             mounts = (Mount(inside.here), *mounts)
         return (
             *(self.program, "run", "--rm", "--init", "--interactive", "--pull=never", "--log-driver=none"),
@@ -111,7 +114,7 @@ class _EngineRunner(ContainerRunner):
             *(f"--env={name}" for name in inside.variables),
             *(word for mount in mounts for word in self._mount(mount)),
             *self.options,
-            *("--entrypoint=", self.digest or self.image, *inside.argv),
+            *("--entrypoint=", self.learnt["id"] if self.learnt else self.image, *inside.argv),
         )
 
     def _mount(self, mount: Mount) -> tuple[str, str]:
@@ -134,12 +137,43 @@ class _EngineRunner(ContainerRunner):
                 return
 
     def before(self, job: Job) -> None:
-        """Leave a record of the image in the workdir, once."""
-        if self.blocking and not self._recorded:  # this is a process of its own, which has checked nothing
-            self._inspect()
-        if self.digest and not self._recorded and os.path.isabs(job.workdir):  # else it runs without a farm
-            _record(job.workdir, {"image": self.image, "id": self.digest, "digests": self.repo_digests})
+        """Leave a record of the image in the workdir, once.
+
+        Raises:
+            InputError: this is a batch job, where nothing was checked before, and its node cannot have the image.
+        """
+        if self._recorded or not os.path.isabs(job.workdir):  # it runs without a farm
+            return
+        if self.learnt is None:
+            self.check_image()
+        _record(job.workdir, {"image": self.image, **(self.learnt or {})})
         self._recorded = True
+
+
+_OURS = {
+    "detach": "the end of a container is the end of its task",
+    "interactive": "the container's input is what ends it with its farmer",
+    "tty": "the output goes to the task's log, not to a terminal",
+    "name": "each container has a name of its own",
+    "cidfile": "there is one container for each task",
+    "rm": "containers are removed when they end",
+}
+"""Options that would change what the runner is built on, and why they cannot be given."""
+_SHORT = {"d": "detach", "i": "interactive", "t": "tty"}
+_SWITCHES = "ditPq"
+"""Short options without a value, which may stand together in one word."""
+
+
+def _refused(word: str) -> str:
+    """Return why an option cannot be given, or the empty string."""
+    if word.startswith("--"):
+        return _OURS.get(word[2:].partition("=")[0], "")
+    for letter in word[1:] if word.startswith("-") else "":
+        if letter in _SHORT:
+            return _OURS[_SHORT[letter]]
+        if letter not in _SWITCHES:
+            break
+    return ""
 
 
 class PodmanRunner(_EngineRunner):

@@ -26,8 +26,12 @@ class ShifterRunner(Runner):
         self.tempdir = tempdir in (True, "True")
 
     def check(self) -> None:
-        """Raise InputError if `shifter` is not on PATH."""
+        """Raise InputError if `shifter` is not on PATH. Directories that killed farmers left are removed."""
         require_program("shifter")
+        if self.tempdir:
+            from taskfarmer.runners.owners import remove_left_directories
+
+            remove_left_directories()
 
     def prepare(self, job: Job) -> Command:
         """Return the call of shifter; makes the temporary directory, if one is wanted.
@@ -50,6 +54,6 @@ class ShifterRunner(Runner):
 
 def _fresh_directory() -> str:
     # Only here: the module costs as much to import as all the rest of the runners.
-    import tempfile
+    from taskfarmer.runners.owners import private_directory
 
-    return tempfile.mkdtemp(prefix="taskfarmer-")
+    return private_directory()

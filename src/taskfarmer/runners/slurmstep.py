@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 from dataclasses import replace
 from typing import Any
 
+from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Command, Job, Runner
 from taskfarmer.runners.leash import TIED_STEP, leash
 from taskfarmer.runners.mounts import words_of
 from taskfarmer.runners.programs import require_program
+from taskfarmer.runners.warm import message
 from taskfarmer.runners.wrapping import Staging, argv_of, inner_runner
+
+TRIAL_S = 20.0
+"""How long a first step may take; one that waits for others to end says nothing of whether it could run."""
+_RAN = "taskfarmer: this step runs"
 
 
 class SlurmStepRunner(Runner):
@@ -53,8 +61,33 @@ class SlurmStepRunner(Runner):
             raise InputError(
                 "SLURM_JOB_ID is not set, so this is no allocation", hint="start the farm in a job of Slurm"
             )
+        if self.staging.wanted and self.staging.parent is None and os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1":
+            raise InputError(
+                "tempdir = yes: the steps run on several nodes, of which each has a directory of its own for that",
+                hint="name a directory that all of them see",
+            )
         self.staging.check()
         self.inner.check()
+        self._try_step()
+
+    def _try_step(self) -> None:
+        """Raise InputError if srun takes no such step, or runs nothing in it. One that has to wait says nothing."""
+        call = self._call(Task(text=""))
+        try:
+            done = subprocess.run(
+                [*call, "/bin/sh", "-c", f"echo {_RAN}"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=TRIAL_S,
+            )
+        except subprocess.TimeoutExpired:
+            return
+        if done.returncode or _RAN not in done.stdout:
+            said = message(done.stderr) or "it ends well without running anything"
+            raise InputError(f"{shlex.join(call)}: {said} (status {done.returncode})")
 
     def prepare(self, job: Job) -> Command:
         """Return the call of srun.
@@ -64,25 +97,23 @@ class SlurmStepRunner(Runner):
         """
         command = self.inner.prepare(job)
         argv = argv_of(command)
-        megabytes = -(-job.task.memory_bytes // (1 << 20))
-        call = (
-            *(
-                "srun",
-                f"--nodes={self.nodes}",
-                f"--ntasks={self.ntasks}",
-                f"--cpus-per-task={job.task.cpus}",
-                "--exact",
-            ),
-            *((f"--mem={megabytes}M",) if megabytes else ()),
-            *((f"--gpus={job.task.gpus}",) if job.task.gpus else ()),
-            *self.options,
-        )
+        call = self._call(job.task)
         if leash() in argv:  # a container's: on another node that path is not, but srun hands its input on
             inside = tuple("/dev/stdin" if word == leash() else word for word in argv)
         else:
             inside = ("/bin/sh", "-c", TIED_STEP, "sh", *argv)
         argv = ("/bin/sh", "-c", 'exec "$@" <"$0"', leash(), *call, *inside)
         return self.staging.around(job, replace(command, line=None, argv=argv))
+
+    def _call(self, task: Task) -> tuple[str, ...]:
+        """Return the words that start a step."""
+        megabytes = -(-task.memory_bytes // (1 << 20))
+        return (
+            *("srun", f"--nodes={self.nodes}", f"--ntasks={self.ntasks}", f"--cpus-per-task={task.cpus}", "--exact"),
+            *((f"--mem={megabytes}M",) if megabytes else ()),
+            *((f"--gpus={task.gpus}",) if task.gpus else ()),
+            *self.options,
+        )
 
 
 def _count(value: str | int, name: str) -> int:

@@ -94,7 +94,9 @@ child in the foreground: one in the background would ignore SIGINT, which no pro
 
 
 class ContainerDied(TaskfarmerError):
-    """The container could not be started, or ended while a task ran in it."""
+    """The container could not be started, or ended while a task ran in it (`started`)."""
+
+    started = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,9 @@ class WarmContainer:
         if self._process.poll() is not None:
             self._copy(log, whole=True)
             what = "the container ended under the task" if self._number else "the container could not be started"
-            raise ContainerDied(f"{what}: {self._last_words()}")
+            died = ContainerDied(f"{what}: {self._last_words()}")
+            died.started = self._number > 0
+            raise died
 
     def _copy(self, log: int | None, *, whole: bool) -> None:
         """Copy what is in the pipe now; without `whole` a piece of it."""
@@ -252,10 +256,13 @@ class WarmContainer:
         shutil.rmtree(self._place, ignore_errors=True)
 
 
+_TELLING = ("error", "fatal", "docker: ", "unknown ", "unrecognized ")
+
+
 def message(said: str) -> str:
     """Return the line of a container program's last words that tells most: the last error, else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower() or line.startswith(("FATAL", "docker: "))]
+    errors = [line for line in lines if any(map(line.lower().count, _TELLING))]
     return (errors or lines or [""])[-1]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from taskfarmer.errors import InputError
 from taskfarmer.runners.base import Command, Job, Runner, is_declarative
 from taskfarmer.runners.basic import BasicRunner
 from taskfarmer.runners.mounts import words_of
+from taskfarmer.runners.owners import private_directory, remove_left_directories
 
 FARM_VARIABLES = (
     "PROC_NUMBER", "TASKFARMER_TASK_ID", "TASKFARMER_ATTEMPT", "TASKFARMER_SLOT", "TASKFARMER_WORKDIR",
@@ -88,7 +89,20 @@ def after_setup(setup: str, command: Command, shell: str) -> Command:
         return command
     line = shlex.join(command.argv) if command.argv else command.line
     name = shell if command.argv else command.shell
-    return replace(command, argv=None, line=f"{{ {setup}\n}} || exit\n{line}", shell="bash" if name == "bash" else "sh")
+    text = f"{_EXIT_TRAP}{{ {setup}\n}} || exit\n{_DONE}{line}"
+    return replace(command, argv=None, line=text, shell="bash" if name == "bash" else "sh")
+
+
+_EXIT_TRAP = """\
+trap 's=$?; [ -z "${taskfarmer_set_up-}" ] && [ $s = 0 ] || exit $s
+echo "taskfarmer: the set-up ends the shell (exit), so the task was not run" >&2; exit 126' EXIT
+"""
+_DONE = """\
+taskfarmer_set_up=1
+case $(trap) in *taskfarmer_set_up*) trap - EXIT ;; esac
+"""
+"""A set-up that says `exit 0` would otherwise be a task that succeeded without having run. It may have set a trap of
+its own by then; some shells cannot tell, and for those a variable makes ours do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,9 @@ class Staging:
 
     `patterns` are names with the wildcards of a shell, relative to the directory; `destination` (empty: where the task
     would have run) is made if need be, `{taskid}` in it becomes the task's number. A file appears there whole or not at
-    all. What a pattern does not find fails the attempt.
+    all, in the place of one that has its name; the files of a directory are added to those of one that has its name, so
+    that nothing of another task or of the user's is removed. What a pattern does not find fails the attempt, and so do
+    two things of one name.
     """
 
     wanted: bool = False
@@ -120,16 +136,21 @@ class Staging:
         for pattern in patterns:
             if pattern.startswith("/") or ".." in pattern.split("/"):
                 raise InputError(f"stageout: {pattern} leads out of the temporary directory")
+        names = Counter(pattern.rstrip("/").rpartition("/")[2] for pattern in patterns if not set(pattern) & {*"*?["})
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"stageout: two results would both be called {twice[0]}")
         return cls(wanted, parent, patterns, destination)
 
     def check(self) -> None:
-        """Raise InputError if no directory can be made."""
+        """Raise InputError if no directory can be made. What farmers left there that were killed is removed."""
         if self.parent is not None and not os.access(self.parent, os.W_OK | os.X_OK):
             raise InputError(f"tempdir = {self.parent}: no directory that can be written to")
+        if self.wanted:
+            remove_left_directories(self.parent)
 
     def directory(self) -> str | None:
         """Make and return the directory of an attempt, or None. Raises OSError."""
-        return tempfile.mkdtemp(prefix="taskfarmer-", dir=self.parent) if self.wanted else None
+        return private_directory(self.parent) if self.wanted else None
 
     def script(self, job: Job, directory: str | None) -> str:
         """Return shell text that brings the results back; it finds the status in `s`, and sets it."""
@@ -138,7 +159,7 @@ class Staging:
         origin = job.task.cwd or os.getcwd()
         destination = os.path.join(origin, self.destination.replace("{taskid}", str(job.taskid)))
         # Quoted but for the wildcards, so that a blank in a pattern does not split it.
-        patterns = " ".join("".join(c if c in "*?[]" else shlex.quote(c) for c in p) for p in self.patterns)
+        patterns = " ".join("".join(c if c in "*?[]!" else shlex.quote(c) for c in p) for p in self.patterns)
         return _STAGE_OUT.format(
             directory=shlex.quote(directory), destination=shlex.quote(destination), patterns=patterns, id=job.taskid
         )
@@ -160,15 +181,31 @@ class Staging:
 
 _STAGE_OUT = """\
 if [ $s = 0 ]; then
+    whole() {{
+        p=${{2%/*}}/.{id}.$$.part
+        cp -R -p -- "$1" "$p" && mv -f -T -- "$p" "$2" || {{ rm -rf -- "$p"; return 1; }}
+    }}
+    merge() {{
+        mkdir -p -- "$2" || return
+        for g in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+            if [ ! -h "$g" ] && [ -d "$g" ]; then merge "$g" "$2/${{g##*/}}" || return
+            elif [ -h "$g" ] || [ -e "$g" ]; then whole "$g" "$2/${{g##*/}}" || return
+            fi
+        done
+    }}
+    bring() {{
+        if [ -h "$1" ] || [ ! -d "$1" ]; then whole "$1" "$2"
+        else {{ [ ! -e "$2" ] && whole "$1" "$2" 2>/dev/null; }} || merge "$1" "$2"
+        fi
+    }}
+    b=/
     cd {directory} && mkdir -p -- {destination} || s=74
     [ $s != 0 ] || for f in {patterns}; do
-        t={destination}/$(basename -- "$f")
-        p={destination}/.{id}.$$.part
-        if cp -R -p -- "$f" "$p" && {{ [ ! -d "$t" ] || rm -rf -- "$t"; }} && mv -f -T -- "$p" "$t"; then :; else
-            echo "taskfarmer: cannot bring back $f" >&2
-            rm -rf -- "$p"
-            s=74
-        fi
+        f=${{f%/}}; n=${{f##*/}}; w="taskfarmer: cannot bring back"
+        case $b in */"$n"/*) echo "$w $f: another result is called $n" >&2; s=74; continue ;; esac
+        b=$b$n/
+        bring "./$f" {destination}/"$n" || {{ echo "$w $f" >&2; s=74; }}
     done
 fi
 """
+"""Functions: a thing whole, in the place of one of that name; a directory's things into one that is there; either."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from taskfarmer.lazy import lazily
 from taskfarmer.tasklists.encode import encoded_tasks
 from taskfarmer.tasklists.lines import list_digest, read_lines
 
@@ -24,19 +25,13 @@ __all__ = [
     "read_lines",
 ]
 
-# Loaded when they are asked for, since a plain list needs none of them.
-_LAZY = {
-    "JsonLinesTaskList": "jsonl",
-    "ListTaskList": "base",
-    "TableTaskList": "table",
-    "TaskList": "base",
-    "parse_bytes": "units",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "JsonLinesTaskList": "jsonl",
+        "ListTaskList": "base",
+        "TableTaskList": "table",
+        "TaskList": "base",
+        "parse_bytes": "units",
+    },
+)

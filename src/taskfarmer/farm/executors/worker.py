@@ -83,6 +83,8 @@ class Attendant:
         try:
             if self._runner is None:
                 self._runner = build(Definition.from_json(job["runner"]))
+                if isinstance(self._runner, Runner):
+                    self._runner.learnt = job.get("learnt")
         except TaskfarmerError as error:
             _say(str(error))
             return CANNOT_RUN

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from selectors import EVENT_READ, BaseSelector
+from typing import Any
 
 from ...core.model import encode_task
 from ...definitions import Definition
@@ -68,8 +69,11 @@ class Workers:
         environ: Mapping[str, str],
         workdir: str,
         pin: bool = False,
+        learnt: Mapping[str, Any] | None = None,
     ) -> None:
+        """`learnt`: by the runner's check, for the runners in all workers (see `Runner.learnt`)."""
         self._definition = definition.to_json()
+        self._learnt = learnt
         self._output = output
         self._disk = disk
         self._workdir = workdir
@@ -108,6 +112,7 @@ class Workers:
         given = variables(launch, {})
         job = {
             "runner": self._definition,
+            "learnt": self._learnt,
             "id": launch.id,
             "attempt": launch.attempt,
             "slot": launch.share.slots[0],
