@@ -16,8 +16,12 @@ long the log is, only what it comes to and what somebody has still to read of it
 same files does the same, so steps are remembered by that and not by world; minds are kept pickled, and compared by
 `frozen`.
 
-Not here, since other tests have it: torn lines, full disks, power loss, entries that a snapshot made superfluous and
-that are removed, file systems without links, `Doubts`, time-outs.
+An entry has copies of others with it, and a farmer keeps entries for those that it will write. A copy that is what it
+should be is kept as a distance only (`Said`), and made again from the log at hand: so worlds that differ in nothing but
+old entries are the same. One that is not is kept as it is; `Explorer._check_copies` finds it.
+
+Not here, since other tests have it: torn lines, full disks, power loss, file systems without links, `Doubts`,
+time-outs.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from __future__ import annotations
 import errno
 import io
 import itertools
+import json
 import os
 import pickle
 import signal
@@ -49,6 +54,7 @@ from taskfarmer.core.state import CANCELLED, FAILED, FINISHED, TAKEN, UNKNOWN, F
 from taskfarmer.definitions import Definition
 from taskfarmer.farm import agreement as agreement_module
 from taskfarmer.farm import driver as driver_module
+from taskfarmer.farm import framing
 from taskfarmer.farm import journal as journal_module
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
@@ -60,6 +66,7 @@ from taskfarmer.farm.driver import Driver
 from taskfarmer.farm.executors import Exit, Launch
 from taskfarmer.farm.journal import Journal, read_tail
 from taskfarmer.farm.ledger import CLI, Ledger
+from taskfarmer.farm.log import Log
 from taskfarmer.farm.options import FarmConfig, FarmerOptions
 from taskfarmer.farm.segments import write_segment
 from taskfarmer.farm.workdir import Workdir
@@ -70,9 +77,14 @@ MUCH_LATER = 1e9
 """Seconds; every delay is over by then."""
 MOST_STEPS = 300
 """From any world to the end of its farm, if everybody does his work."""
+COPIES = 3
+"""Of how many entries a farmer keeps what they say, to have it with its next."""
 MOST_SLEEPS = 100
 """In one step; who waits longer waits for something that never comes."""
-KINDS = ("crash", "silence", "fail", "cancel", "retry", "lost", "unsure", "refused", "snapshot", "join", "stop", "ask")
+KINDS = (
+    "crash", "silence", "fail", "cancel", "retry", "lost", "unsure", "refused", "snapshot", "join", "stop", "ask",
+    "forget",
+)  # fmt: skip
 """What may happen, besides work: see `Scenario`."""
 
 
@@ -95,8 +107,9 @@ class Scenario:
     The others say how often something may happen in one history: a farmer is killed (`crash`), or buried while it only
     slept, and goes on (`silence`); a task fails; people cancel, retry, stop a farmer; the answer to a link is `lost`;
     nor can be read who has the number (`unsure`); a link is `refused`; a snapshot; a farmer comes (`join`); an idle
-    one asks others to give back (`ask`). `old`: readers may see journals as they were some time ago; `behind`: by how
-    many entries of the log a farmer may be behind at most (it looks every second).
+    one asks others to give back (`ask`); the entries before a snapshot are removed (`forget`). `old`: readers may see
+    journals as they were some time ago; `behind`: by how many entries of the log a farmer may be behind at most (it
+    looks every second).
     """
 
     tasks: int = 1
@@ -119,20 +132,35 @@ class Scenario:
     join: int = 0
     stop: int = 0
     ask: int = 0
+    forget: int = 0
 
     def left(self) -> tuple[int, ...]:
         """How often each of KINDS may happen."""
         return tuple(getattr(self, kind) for kind in KINDS)
 
 
+class Said(NamedTuple):
+    """An entry: its JSON, and the copies that it has with it, latest last.
+
+    Of a copy: how far back the entry is (1: the one before this), and its JSON only if that is not what the log says.
+    """
+
+    text: str
+    copies: tuple[tuple[int, str], ...]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
 class Chain:
     """A log: its last entry and the log before it. One object for one log; logs are compared by identity."""
 
-    __slots__ = ("_next", "_since", "before", "data", "number", "opened", "read", "says")
+    __slots__ = ("_next", "_since", "before", "number", "opened", "read", "said", "says")
 
-    def __init__(self, before: Chain | None, data: bytes) -> None:
+    def __init__(self, before: Chain | None, said: Said) -> None:
         self.before = before
-        self.data = data
+        self.said = said
         self.number: int = before.number + 1 if before is not None else 0
         self.says = -1
         """The same number for logs that come to the same."""
@@ -140,23 +168,60 @@ class Chain:
         """A ledger, pickled, that has read every entry."""
         self.opened = b""
         """One that was opened now: it began with the latest snapshot."""
-        self._next: dict[bytes, Chain] = {}
-        self._since: dict[int, tuple[bytes, ...]] = {}
+        self._next: dict[Said, Chain] = {}
+        self._since: dict[int, tuple[Said, ...]] = {}
 
-    def since(self, number: int) -> tuple[bytes, ...]:
+    def since(self, number: int) -> tuple[Said, ...]:
         """Return the entries after entry `number`."""
         if number >= self.number:
             return ()
         if number not in self._since:
             assert self.before is not None
-            self._since[number] = (*self.before.since(number), self.data)
+            self._since[number] = (*self.before.since(number), self.said)
         return self._since[number]
 
-    def then(self, data: bytes) -> Chain:
+    def then(self, said: Said) -> Chain:
         """Return the log with one more entry."""
-        if data not in self._next:
-            self._next[data] = Chain(self, data)
-        return self._next[data]
+        if said not in self._next:
+            self._next[said] = Chain(self, said)
+        return self._next[said]
+
+    def is_right(self, number: int, text: str) -> bool:
+        """Whether that is what entry `number` says."""
+        return 0 < number <= self.number and self.at(number).said.text == text
+
+    def hears(self, number: int, data: bytes) -> Said:
+        """Return what a file says that is about to be entry `number`."""
+        (text,) = framing.unframe(data)
+        assert isinstance(text, str)
+        value = json.loads(text)
+        copies = []
+        for other, copy in value.pop("before", ()):
+            said = _text(copy)
+            copies.append((number - other, "" if self.is_right(other, said) else said))
+        return Said(_text(value), tuple(copies))
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """What the last entry says, as JSON values; nobody else has these."""
+        value: dict[str, Any] = json.loads(self.said.text)
+        return value
+
+    @property
+    def nonce(self) -> str:
+        """Of the last entry."""
+        return str(self.value["nonce"])
+
+    @property
+    def data(self) -> bytes:
+        """The file of the last entry."""
+        value = self.value
+        if self.said.copies:
+            value["before"] = [
+                (self.number - back, json.loads(text) if text else self.at(self.number - back).value)
+                for back, text in self.said.copies
+            ]
+        return framing.frame(_text(value))
 
     def at(self, number: int) -> Chain:
         """Return the log up to entry `number` <= its own."""
@@ -171,11 +236,11 @@ class Mind:
     """A farmer's memory between two steps: the pickled driver, and what it could do next. Compared by identity."""
 
     __slots__ = (
-        "asked", "finished", "id", "lets_go", "like", "mode", "number", "others", "pickled", "queue", "running",
-        "untold", "wants",
+        "asked", "false", "finished", "id", "lets_go", "like", "mode", "number", "others", "pickled", "queue",
+        "running", "snapshot_at", "untold", "wants",
     )  # fmt: skip
 
-    def __init__(self, driver: Driver, pickled: bytes, like: int) -> None:
+    def __init__(self, driver: Driver, pickled: bytes, like: int, false: list[int]) -> None:
         plan, state = driver.plan, driver.ledger.state
         me = state.farmer(driver.id)
         self.pickled = pickled
@@ -192,16 +257,28 @@ class Mind:
         self.untold = me.alive and plan.mode == "work" and driver.journal.length > me.told
         self.finished = plan.finished()
         self.asked = bool(me.want)
+        self.snapshot_at = driver.ledger.snapshot_at
+        self.false = false
+        """Entries of which it keeps what they do not say."""
 
 
 class World(NamedTuple):
-    """All there is. `journals` and `minds` are in the order of joining; `silent` were buried while they lived."""
+    """All there is. `journals` and `minds` are in the order of joining; `silent` were buried while they lived.
+
+    Entries below `first` are removed; such a number may be given once more, to one of the `ghosts`.
+    """
 
     log: Chain
     journals: tuple[bytes, ...]
     minds: tuple[Mind | None, ...]
     silent: frozenset[int]
     left: tuple[int, ...]
+    first: int = 0
+    ghosts: tuple[tuple[int, bytes], ...] = ()
+
+    def misses(self, mind: Mind) -> bool:
+        """Whether what it has to read next is removed: then it has slept for two leases."""
+        return mind.number + 1 < self.first
 
     def mind(self, place: int) -> Mind:
         """Return the mind of one that lives."""
@@ -220,6 +297,7 @@ class Action(NamedTuple):
     shown: tuple[tuple[str, int], ...] = ()
     cost: str = ""
     dies_after: int = 0
+    sleeps: bool = False
 
     def __str__(self) -> str:
         words = [self.who, self.verb]
@@ -232,6 +310,8 @@ class Action(NamedTuple):
         words += [f"({id} shown up to {length})" for id, length in self.shown]
         if self.cost in FAULTS:
             words.append(f"[{self.cost} reply]")
+        if self.sleeps:
+            words.append("[it slept just before its link]")
         if self.dies_after:
             words.append(f"[killed after write {self.dies_after}]")
         return " ".join(words)
@@ -248,13 +328,17 @@ class Stage(Disk, Clock):
     def __init__(self, workdir: Workdir) -> None:
         super().__init__()
         self.workdir = workdir
-        self.log = Chain(None, b"")
+        self.log = Chain(None, Said("", ()))
+        self.first = 0
+        self.ghosts: dict[int, bytes] = {}
         self.journals: dict[str, bytes] = {}
         self.last = 0
         self.shown: Mapping[str, int] = {}
         self.actor = ""
         self.salt = 0
         self.now = 0.0
+        self.up = 0.0
+        """The clock that runs while the machine sleeps."""
         self.fault = ""
         self.operations = 0
         self.dies_after = 0
@@ -272,14 +356,15 @@ class Stage(Disk, Clock):
     def set(
         self, log: Chain, journals: Iterable[bytes], *, actor: str = "", last: int | None = None,
         shown: Mapping[str, int] | None = None, fault: str = "", salt: int = 0, dies_after: int = 0,
-        known: int = 0, seen: Mapping[str, int] | None = None,
+        known: int = 0, seen: Mapping[str, int] | None = None, first: int = 0,
+        ghosts: Iterable[tuple[int, bytes]] = (),
     ) -> None:  # fmt: skip
         """Show a world to `actor`: the log as listings have it up to `last`, journals of others up to `shown`."""
-        self.log = log
+        self.log, self.first, self.ghosts = log, first, dict(ghosts)
         self.journals = dict(zip(NAMES, journals, strict=False))
         self.last = log.number if last is None else last
         self.shown = shown or {}
-        self.actor, self.salt, self.now = actor, salt, 0.0
+        self.actor, self.salt, self.now, self.up = actor, salt, 0.0, 0.0
         self.fault, self.operations, self.dies_after = fault, 0, dies_after
         self._sleeps = 0
         self._blind = self.looked = self.looked_back = False
@@ -315,13 +400,18 @@ class Stage(Disk, Clock):
         """Add to the log, if the number is free; and say so, if the fault is none."""
         self.looked = True
         number = int(os.path.basename(new))
+        if number < self.first and number not in self.ghosts:
+            self.up = MUCH_LATER  # when it wanted this number was two leases ago
+            self.ghosts[number] = self._files[old]
+            self._done()
+            return
         if number <= self.log.number:
             raise FileExistsError(errno.EEXIST, "", new)
         assert number == self.log.number + 1, "a number was left out"
         fault, self.fault = self.fault, ""
         if fault == "refused":
             raise OSError(errno.EIO, "no link", new)
-        self.log = self.log.then(self._files[old])
+        self.log = self.log.then(self.log.hears(number, self._files[old]))
         self.last = number
         self._done()
         self._blind = fault == "unsure"
@@ -346,7 +436,11 @@ class Stage(Disk, Clock):
         """They are there."""
 
     def remove(self, path: str) -> None:
-        """Nobody comes back to what is removed."""
+        """Remove an entry of the log, after those before it; to anything else that is removed nobody comes back."""
+        directory, name = os.path.split(path)
+        if directory == str(self.workdir.log):
+            self.first = max(self.first, int(name) + 1)
+            self.ghosts.pop(int(name), None)
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Read a journal or an entry of the log, as far as it is shown."""
@@ -359,10 +453,12 @@ class Stage(Disk, Clock):
             return b""
         if self._blind:
             raise OSError(errno.EIO, "no answer", path)
-        if int(name) > self.log.number:
-            raise FileNotFoundError(errno.ENOENT, "", path)
         self.looked = True
         self.looked_back = self.looked_back or int(name) <= self._known
+        if int(name) in self.ghosts:
+            return self.ghosts[int(name)]
+        if not self.first <= int(name) <= self.log.number:
+            raise FileNotFoundError(errno.ENOENT, "", path)
         return self.log.at(int(name)).data
 
     def size(self, path: str) -> int:
@@ -372,7 +468,7 @@ class Stage(Disk, Clock):
     def names(self, path: str) -> list[str]:
         """Return the numbers of the log, as far as they are shown."""
         self.looked = True
-        return [f"{number:08d}" for number in range(1, self.last + 1)]
+        return [f"{number:08d}" for number in (*self.ghosts, *range(max(1, self.first), self.last + 1))]
 
     # -- the clock, and chance -----------------------------------------------------------------------------------------
 
@@ -382,7 +478,7 @@ class Stage(Disk, Clock):
 
     def boottime(self) -> float:
         """Who sleeps is buried when `Explorer` says so."""
-        return 0.0
+        return self.up
 
     def wall(self) -> float:
         """Records of the same things are the same."""
@@ -405,7 +501,8 @@ class Stage(Disk, Clock):
         )
         for module in (log_module, journal_module, upkeep_module, driver_module):
             patch.setattr(module, "os", forgetful)
-        patch.setattr(log_module, "BEFORE_BYTES", 0)  # or no two histories would come to the same
+        patch.setattr(log_module, "BEFORE_BYTES", MUCH_LATER)  # the limit is their number: lengths are not compared
+        patch.setattr(log_module, "_RECENT", COPIES)
         for module in (log_module, ledger_module):
             patch.setattr(module, "fresh_id", self.fresh_id)
         for module in (ledger_module, driver_module, agreement_module):
@@ -517,7 +614,7 @@ LEFT_OUT: dict[type, frozenset[str]] = {
         " _undertaker _heart _hold_until _said _deadline _pace".split()
     ),
     Agreement: frozenset("_ledger _id _plan _journal _loop _clock _heeded _looks _next_look _tail_read".split()),
-    Ledger: frozenset(("workdir", "disk", "clock", "log", "segments", "_looked")),
+    Ledger: frozenset(("workdir", "disk", "clock", "log", "segments", "snapshot_at")),
     State: frozenset(("number", "config", "segments", "deps", "first_ready", "index", "lease_s", "heartbeat_s")),
     Farmer: frozenset("id joined host last since until why takes finished failed unreadable".split()),
     Plan: frozenset(("state", "rules", "_describe", "_is_special", "_next_timeout", "_recent", "_ends", "_typical_s")),
@@ -587,12 +684,17 @@ def agreed(state: State) -> dict[str, Any]:
 
 
 class _Outcome(NamedTuple):
-    """What came of an action: the actor's mind, entries of the log, what its journal has more, how many writes."""
+    """What came of an action: the actor's mind, entries of the log, what its journal has more, how many writes.
+
+    `first` is 0 if no entries were removed; `ghosts` are those that are new.
+    """
 
     mind: Mind | None
-    entries: tuple[bytes, ...]
+    entries: tuple[Said, ...]
     written: bytes
     writes: int
+    first: int
+    ghosts: frozenset[tuple[int, bytes]]
 
 
 class Known(NamedTuple):
@@ -635,20 +737,19 @@ class Explorer:
         self._config = FarmConfig(tasklist="", handler=nothing, runner=nothing, cwd="", rules=rules)
         self._options = FarmerOptions(slots=scenario.slots)
         self._quiet: Any = Quiet()
-        blank = Ledger(workdir, self.stage, self.stage)
-        self._log, self._segments = blank.log, blank.segments
+        self._segments = Ledger(workdir, self.stage, self.stage).segments
         self._shared: list[object] = []
         self._places: dict[int, int] = {}
         self._share(
-            self.stage, workdir, workdir.path, self._config, rules, self._options, self._quiet, self._log,
-            self._segments, *LEFT_OUT,
+            self.stage, workdir, workdir.path, workdir.log, workdir.new, self._config, rules, self._options,
+            self._quiet, self._segments, Log, *LEFT_OUT,
         )  # fmt: skip
         self._minds: dict[Any, Mind] = {}
         self._numbers: dict[Any, int] = {}
         self._living: dict[Chain, dict[str, int]] = {}
         self._steps: dict[Any, _Outcome] = {}
         self._known: dict[tuple[Chain, tuple[bytes, ...]], Known] = {}
-        self._agrees: set[tuple[Mind, Chain, tuple[bytes, ...]]] = set()
+        self._agrees: set[Any] = set()
         self._ends_well: set[Any] = set()
         self._came_from: dict[Any, tuple[Any, Action] | None] = {}
 
@@ -731,12 +832,49 @@ class Explorer:
         for attempt in driver.plan.running.values():
             attempt.began = 0.0
         driver._hold_until = 0.0
-        unheeded = driver.agreement._heeded < driver.ledger.state.number
-        like = self._number((driver.id, unheeded, frozen(driver)))
-        key = (like, driver.ledger.state.number)
+        ledger = driver.ledger
+        late = self.stage.boottime() - ledger.looked > ledger.state.lease_s / 2
+        ledger.looked = -MUCH_LATER if late else 0.0
+        unheeded = driver.agreement._heeded < ledger.state.number
+        kept, false = self._put_away(ledger)
+        is_new = ledger.snapshot_at == ledger.state.number
+        like = self._number((driver.id, unheeded, is_new, kept, frozen(driver)))
+        key = (like, ledger.state.number, ledger.snapshot_at)
         if key not in self._minds:
-            self._minds[key] = Mind(driver, self._dump(driver), like)
+            self._minds[key] = Mind(driver, self._dump(driver), like, false)
         return self._minds[key]
+
+    def _put_away(self, ledger: Ledger) -> tuple[Any, list[int]]:
+        """Leave of the entries that somebody keeps only their numbers, if they are what the log at hand says.
+
+        Return how far back these are, and which are not. What an entry says of others is asked for in the same step;
+        so is one that was found in one's way, or else it was taken in from a copy, and is only found again in its file.
+        """
+        log, number = ledger.log, ledger.state.number
+        log._told = {}
+        if log._held is not None:
+            assert log._held[0] <= number, "an entry that was found is not taken in"
+            log._held = None
+        if number <= self.stage.log.number and ledger._nonce == self.stage.log.at(number).nonce:
+            ledger._nonce = ""
+        kept, false = [], []
+        for other, value in log._recent.items():
+            text = _text(value)
+            if self.stage.log.is_right(other, text):
+                log._recent[other], text = {}, ""
+            else:
+                false.append(other)
+            kept.append((number - other, text))
+        return tuple(sorted(kept)), false
+
+    def _awake(self, mind: Mind, log: Chain) -> Driver:
+        """Return a farmer that is to do something with that log."""
+        driver: Driver = self._load(mind.pickled)
+        ledger = driver.ledger
+        ledger._nonce = ledger._nonce or log.at(mind.number).nonce
+        for other, value in ledger.log._recent.items():
+            ledger.log._recent[other] = value or log.at(other).value
+        return driver
 
     def _number(self, what: object) -> int:
         """Return one number for what is equal."""
@@ -746,8 +884,12 @@ class Explorer:
         """Return what is equal for worlds from which the same can come: how long the log is does not matter."""
         log = world.log
         read = min((mind.number for mind in world.minds if mind is not None), default=log.number)
-        minds = tuple((mind.like, log.number - mind.number) if mind is not None else None for mind in world.minds)
-        return self._says(log.at(read)), log.since(read), world.journals, minds, world.silent, world.left
+        minds = tuple(
+            (mind.like, log.number - mind.number, mind.snapshot_at > world.first) if mind is not None else None
+            for mind in world.minds
+        )
+        files = (log.since(read), _hidden(world, read), world.journals)
+        return self._says(log.at(read)), files, minds, world.silent, world.left
 
     def _says(self, log: Chain) -> int:
         if log.says < 0:
@@ -757,7 +899,7 @@ class Explorer:
 
     def _ledger(self) -> Ledger:
         ledger = Ledger(self.stage.workdir, self.stage, self.stage)
-        ledger.log, ledger.segments = self._log, self._segments
+        ledger.segments = self._segments
         return ledger
 
     # -- the first world -----------------------------------------------------------------------------------------------
@@ -799,23 +941,25 @@ class Explorer:
             minds[place] = done.mind
             journals[place] += done.written
         silent = world.silent | {action.what} if action.cost == "silence" and done.entries else world.silent
+        ghosts = () if done.first else tuple(sorted(done.ghosts.union(world.ghosts)))
         for cost in (action.cost, "crash" if action.dies_after else ""):
             if cost:
                 left[KINDS.index(cost)] -= 1
-        return World(log, tuple(journals), tuple(minds), silent, tuple(left))
+        return World(log, tuple(journals), tuple(minds), silent, tuple(left), done.first or world.first, ghosts)
 
     def _outcome(self, world: World, action: Action) -> _Outcome:
         """Do it, or remember what came of it: whoever has the same mind, and reads the same, does the same."""
         place = NAMES.find(action.who)
         mind = world.minds[place] if 0 <= place < len(world.minds) else None
         salt = sum(world.left[KINDS.index(fault)] for fault in FAULTS)
-        keys: list[Any] = [(action, world.log, world.journals, salt)]
+        keys: list[Any] = [(action, world.log, world.journals, world.first, world.ghosts, salt)]
         if mind is not None:
             new = world.log.since(mind.number)
             shown = tuple(
                 world.journals[NAMES.index(name)][mind.others.get(name, 0) : end] for name, end in action.shown
             )
-            keys = [(mind, action, shown), (mind, action, shown, new, salt), (mind, *keys[0])]
+            hidden = _hidden(world, mind.number)
+            keys = [(mind, action, shown, hidden), (mind, action, shown, hidden, new, salt), (mind, *keys[0])]
         for key in keys:
             if key in self._steps:
                 return self._steps[key]
@@ -834,11 +978,14 @@ class Explorer:
             fault=action.cost if action.cost in FAULTS else "", dies_after=action.dies_after,
             known=mind.number if mind is not None else 0,
             seen=mind.others | {action.who: len(before)} if mind is not None else {},
+            first=world.first, ghosts=world.ghosts,
         )  # fmt: skip
         after = self._act(mind, action, opened)
         stage = self.stage
         written = stage.journals[action.who][len(before) :] if action.who != CLI else b""
-        return _Outcome(after, stage.log.since(world.log.number), written, stage.operations)
+        first = stage.first if stage.first != world.first else 0
+        ghosts = frozenset(stage.ghosts.items()).difference(world.ghosts)
+        return _Outcome(after, stage.log.since(world.log.number), written, stage.operations, first, ghosts)
 
     def _act(self, mind: Mind | None, action: Action, opened: bytes) -> Mind | None:
         if action.verb == "join":
@@ -846,7 +993,9 @@ class Explorer:
         if mind is None:
             self._command(self._load(opened), action)
             return None
-        driver: Driver = self._load(mind.pickled)
+        driver = self._awake(mind, self.stage.log)
+        if mind.number + 1 < self.stage.first and not action.sleeps:
+            driver.ledger.looked = -MUCH_LATER
         try:
             DEEDS[action.verb](self, driver, action)
         except (Crash, _Gone):
@@ -916,6 +1065,7 @@ class Explorer:
 
     def _bury(self, driver: Driver, action: Action) -> None:
         driver._undertaker._silence = _Silence(NAMES[action.what])
+        driver._undertaker._next_look = float("-inf")  # it is as long ago as need be
         driver._watch()
 
     def _stop(self, driver: Driver, _action: Action) -> None:
@@ -927,6 +1077,12 @@ class Explorer:
             patch.setattr(ledger_module, "SNAPSHOT_EVERY", 1)
             driver.ledger.snapshot(driver.id)
         driver.agreement.heed()
+
+    def _forget(self, driver: Driver, _action: Action) -> None:
+        driver._undertaker.forget_old_entries()  # it sees the snapshot
+        self.stage.up = MUCH_LATER
+        driver._undertaker.forget_old_entries()
+        self.stage.up = 0.0
 
     def _look(self, driver: Driver, _action: Action) -> None:
         driver.agreement._look_at_log()
@@ -960,14 +1116,14 @@ class Explorer:
         name = NAMES[place]
         do = Action(name, "look")
         behind = world.log.number - mind.number
-        for count in range(1, behind + 1):
+        for count in range(max(1, world.first - mind.number), behind + 1):
             yield do._replace(what=count)
         if (mind.lets_go or mind.queue) and not behind:
             yield do
         for verb in [
             verb for verb, able in (("take", mind.wants), ("publish", mind.untold), ("leave", mind.finished)) if able
         ]:
-            yield from self._linking(world, do._replace(verb=verb))
+            yield from self._linking(world, mind, do._replace(verb=verb))
         if mind.mode == "work":
             yield do._replace(verb="start")
         for task, reason in mind.running.items():
@@ -984,11 +1140,13 @@ class Explorer:
             target = NAMES.index(other)
             if world.minds[target] is None and other in self._alive(world.log):
                 for shown in self._views(world, {other: mind.others[other]}):
-                    yield from self._linking(world, do._replace(verb="bury", what=target, shown=shown))
+                    yield from self._linking(world, mind, do._replace(verb="bury", what=target, shown=shown))
 
-    def _linking(self, world: World, action: Action) -> Iterator[Action]:
+    def _linking(self, world: World, mind: Mind, action: Action) -> Iterator[Action]:
         """The action, and what may go wrong with its link."""
         yield action
+        if world.misses(mind):
+            yield action._replace(sleeps=True)
         for fault in FAULTS:
             if self._may(world, fault):
                 yield action._replace(cost=fault)
@@ -999,12 +1157,20 @@ class Explorer:
         for verb in ("crash", "snapshot", "stop"):
             if self._may(world, verb):
                 yield Action(name, verb, cost=verb)
+        if self._may(world, "forget") and self._may_forget(world, place):
+            yield Action(name, "forget", cost="forget")
         if not self._may(world, "silence"):
             return
         for other, mind in enumerate(world.minds):
             if mind is not None and name in mind.others and other != place:
                 for shown in self._views(world, {name: mind.others[name]}):
                     yield Action(NAMES[other], "bury", place, shown=shown, cost="silence")
+
+    def _may_forget(self, world: World, place: int) -> bool:
+        """Whether a farmer may have seen a snapshot for two leases: all others have, or have been silent since."""
+        at = world.mind(place).snapshot_at
+        awake = [mind for other, mind in enumerate(world.minds) if mind is not None and other not in world.silent]
+        return place not in world.silent and at > world.first and all(mind.number >= at for mind in awake)
 
     def _commands(self, world: World) -> Iterator[Action]:
         """What people do. A command reads everything anew."""
@@ -1102,10 +1268,12 @@ class Explorer:
 
     def _check_reader(self, mind: Mind, world: World, known: Known) -> None:
         """Whoever reads on to the end knows what the others know, whatever it read before."""
-        key = (mind, world.log, world.journals)
+        key = (mind, world.log, world.journals, world.first, world.ghosts)
         if key not in self._agrees:
-            ledger: Ledger = self._load(mind.pickled).ledger
-            self.stage.set(world.log, world.journals)
+            ledger = self._awake(mind, world.log).ledger
+            self.stage.set(world.log, world.journals, first=world.first, ghosts=world.ghosts)
+            if world.misses(mind):
+                ledger.looked = -MUCH_LATER
             ledger.refresh()
             ledger.read_tails()
             _must_be_same(known.agreed, agreed(ledger.state), f"{mind.id}, having read on,")
@@ -1113,6 +1281,7 @@ class Explorer:
 
     def _check_step(self, before: World, after: World, action: Action) -> None:
         """What a step must not do. A burial may cut off what its writer could not see, or what came later."""
+        self._check_copies(before, after)
         old, new = self._knows(before), self._knows(after)
         if action.verb != "bury" or not self._hides(before, action):
             lost = old.finished - new.finished
@@ -1121,6 +1290,17 @@ class Explorer:
         if mind is not None and action.who in old.alive:
             again = old.finished & mind.running.keys()
             assert not again, f"{set(again)} had finished and are run again"
+        mind = after.minds[NAMES.index(action.who)] if action.verb == "look" else None
+        if mind is not None and mind.number == after.log.number and mind.id not in new.alive:
+            assert mind.mode == "stop", f"{mind.id} was buried, has read all of the log, and goes on"
+
+    def _check_copies(self, before: World, after: World) -> None:
+        """What is told of an entry elsewhere is what it says."""
+        for number, said in enumerate(after.log.since(before.log.number), before.log.number + 1):
+            false = [number - back for back, text in said.copies if text]
+            assert not false, f"entry {number} tells what {false} do not say"
+        for mind in after.minds:
+            assert mind is None or not mind.false, f"{mind.id} would tell what {mind.false} do not say"
 
     def _hides(self, world: World, action: Action) -> bool:
         """Whether not all of the journal of the one to be buried can be seen."""
@@ -1181,6 +1361,7 @@ DEEDS: dict[str, Callable[[Explorer, Driver, Action], None]] = {
     "leave": Explorer._leave,
     "bury": Explorer._bury,
     "snapshot": Explorer._snapshot,
+    "forget": Explorer._forget,
     "stop": Explorer._stop,
     "crash": Explorer._leave_at_once,
 }
@@ -1222,6 +1403,13 @@ def _line_ends(journal: bytes, start: int) -> list[int]:
     while (end := journal.find(b"\n", ends[-1]) + 1) > 0:
         ends.append(end)
     return ends
+
+
+def _hidden(world: World, number: int) -> tuple[Any, ...]:
+    """What who has read the log up to entry `number` may miss, and find in its place."""
+    if world.first <= number + 1:
+        return ()
+    return world.first - number, *((ghost - number, data) for ghost, data in world.ghosts if ghost > number)
 
 
 def _as_known(mind: Mind, journals: tuple[bytes, ...]) -> tuple[tuple[str, int], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -499,6 +500,29 @@ def test_zeroed_blocks_make_tasks_unknown_that_are_never_run_by_themselves(farm:
     assert farm.run("-n", "2").status == 0
     assert farm.counts() == {"finished": total}
     assert not started_on(farm.workdir)
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_farm_that_takes_the_place_of_another_is_left_alone_by_its_farmers(lone: Farm, how: str) -> None:
+    """To start over, people remove the workdir; a farmer on another host may still be at work in it."""
+    lone.write(*["sleep 0.2; echo x >>old"] * 200)
+    old = lone.start("-n", "1")
+    lone.wait_for_runs(2)
+    lone.write(*["sleep 0.1; echo x >>new"] * 30)
+    if how == "removed":
+        shutil.rmtree(lone.workdir)
+    else:
+        lone.workdir.rename(lone.path / "away")
+    new = lone.start("-n", "1")
+    first, second = old.wait(), new.wait()
+    assert first.status == 3, first
+    said = first.out + first.err
+    assert "the workdir is gone" in said or "this is not the farm any more that was worked on" in said
+    assert "Traceback" not in said
+    assert second.status == 0, second
+    assert lone.counts() == {"finished": 30}
+    assert (lone.path / "new").read_text() == "x\n" * 30
+    assert len((lone.workdir / "finished").read_text().splitlines()) == 30
 
 
 def _bury(ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taskfarmer.core.entries import Body, Bury, News, Take
+from taskfarmer.core.entries import Body, Bury, Entry, News, Take
 from taskfarmer.core.ids import format_ids
 from taskfarmer.core.plan import Plan
 from taskfarmer.core.state import State, Tries
@@ -28,6 +28,8 @@ def explore(path: Path, scenario: Scenario, most: int = 1_000_000) -> Report:
     return report
 
 
+REMOVED = Scenario(tasks=1, silence=1, snapshot=1, forget=1, old=False, behind=2)
+"""Entries are removed that one who sleeps has not read."""
 SMALL = {
     "two farmers share two tasks": Scenario(tasks=2),
     "three farmers and one task": Scenario(tasks=1, farmers=3),
@@ -42,6 +44,7 @@ SMALL = {
     "nobody knows who has the number": Scenario(tasks=1, unsure=1, crash=1),
     "links are refused": Scenario(tasks=1, refused=1, crash=1),
     "a snapshot": Scenario(tasks=1, snapshot=1, crash=1),
+    "entries are removed while one sleeps": REMOVED,
     "one task waits for another": Scenario(tasks=2, after={1: (0,)}),
     "what is given back, and nobody knows": Scenario(tasks=1, ask=1, unsure=1, old=False, behind=2),
     "a farmer is stopped": Scenario(tasks=1, stop=1, unsure=1),
@@ -62,6 +65,8 @@ LARGE = {
     "cancelled and retried, and nobody knows": Scenario(tasks=1, cancel=1, retry=1, unsure=1),
     "a snapshot of what is cancelled and retried": Scenario(tasks=1, snapshot=1, cancel=1, retry=1),
     "a snapshot, and one sleeps": Scenario(tasks=1, snapshot=1, silence=1),
+    "entries are removed while one sleeps, and journals are old": Scenario(silence=1, snapshot=1, forget=1),
+    "entries are removed while two of three sleep": Scenario(farmers=3, silence=2, snapshot=1, forget=1, old=False),
     "a snapshot of what failed": Scenario(tasks=2, snapshot=1, fail=1, old=False),
     "nobody knows, twice": Scenario(tasks=1, unsure=2, crash=1),
     "nobody knows, two tasks": Scenario(tasks=2, unsure=1),
@@ -193,6 +198,30 @@ def _start_what_is_not_ours(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Plan, "_is_ours", lambda _self, _id: True)
 
 
+def _tell_of_the_wrong_entries(patch: pytest.MonkeyPatch) -> None:
+    """The copies that an entry has with it are one entry off."""
+    before = Log._before
+    patch.setattr(Log, "_before", lambda self: [(number + 1, value) for number, value in before(self)])
+
+
+def _believe_across_a_gap(patch: pytest.MonkeyPatch) -> None:
+    """Copies are taken for the entries just before. But whoever lost a number knew nothing of the one that has it."""
+    read = Log.read
+
+    def believed(self: Log, number: int) -> Entry:
+        entry = read(self, number)
+        copies = [value for _, value in sorted(self._told.items())]
+        self._told = dict(enumerate(copies, number - len(copies)))
+        return entry
+
+    patch.setattr(Log, "read", believed)
+
+
+def _read_on_after_a_long_sleep(patch: pytest.MonkeyPatch) -> None:
+    """Who slept for so long that entries were removed believes that it was given the number of one of these."""
+    patch.setattr(Ledger, "_has_slept", lambda _self: False)
+
+
 WRONG: dict[Callable[[pytest.MonkeyPatch], None], tuple[Scenario, str]] = {
     _bury_without_news: (Scenario(crash=1), "{0} had finished, by log and journals, and have not any more"),
     _hear_the_dead: (Scenario(silence=1), "task 0 has two attempts 1"),
@@ -204,6 +233,9 @@ WRONG: dict[Callable[[pytest.MonkeyPatch], None], tuple[Scenario, str]] = {
     _forget_what_was_read: (Scenario(crash=1, cancel=1), "a started task 0, and knew that it had no right to"),
     _take_errors_for_a_no: (Scenario(unsure=1), "the farm is not done, and nobody does anything about it"),
     _start_what_is_not_ours: (Scenario(cancel=1), "a started task 0, and knew that it had no right to"),
+    _tell_of_the_wrong_entries: (Scenario(), "task 0 has two attempts 1"),
+    _believe_across_a_gap: (Scenario(), "the entry does not go with those before it"),
+    _read_on_after_a_long_sleep: (REMOVED, "a was buried, has read all of the log, and goes on"),
 }
 
 
@@ -211,14 +243,21 @@ WRONG: dict[Callable[[pytest.MonkeyPatch], None], tuple[Scenario, str]] = {
 def test_what_is_wrong_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """By what it does to people: that readers differ, which is often seen earlier, is not asked here."""
+    """By what it does to people: that readers differ, or copies, which is often seen earlier, is not asked here."""
     scenario, what = WRONG[wrong]
     wrong(monkeypatch)
     monkeypatch.setattr(Explorer, "_check_reader", lambda *_: None)
+    monkeypatch.setattr(Explorer, "_check_copies", lambda *_: None)
     if "at once" in what:  # the numbers of the attempts tell of it earlier
         monkeypatch.setattr(Explorer, "_check_state", lambda *_: None)
     with pytest.raises(Broken, match=re.escape(what)):
         explore(tmp_path, scenario)
+
+
+def test_copies_that_are_false_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _tell_of_the_wrong_entries(monkeypatch)
+    with pytest.raises(Broken, match=r"entry 6 tells what \[.*\] do not say"):
+        explore(tmp_path, Scenario())
 
 
 def test_readers_that_differ_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ import pytest
 from taskfarmer.core.entries import Bury, Stop
 from taskfarmer.farm.damage import discovered
 from taskfarmer.farm.disk import Disk
+from taskfarmer.farm.host import start_of
 from taskfarmer.farm.ledger import Ledger
+from taskfarmer.farm.upkeep import Undertaker
 from taskfarmer.monitor.describe import farm_lines
 from taskfarmer.monitor.farmers import FarmerSummary, farmers_of, hosts_of
 from taskfarmer.monitor.parting import parting
@@ -306,6 +308,29 @@ def test_of_those_that_leave_at_once_exactly_one_was_the_last(farm: HandMade) ->
     assert last.words(DONE | {"failed": 2, "blocked": 1}).endswith("the farm is done, 2 failed, 1 blocked by those")
     assert last.words(LEFT) == "this farmer was the last one: nobody is at work any more, 4 tasks are left"
     assert last.words({"toprocess": 1, "running": 0}).endswith("nobody is at work any more, 1 task is left")
+
+
+def test_who_leaves_may_be_the_last_unless_another_is_seen_to_live_or_two_may(farm: HandMade) -> None:
+    """`may_be_last`: such a farmer makes the views exact."""
+    me = farm.join()
+
+    def may_be_last() -> bool:
+        return Undertaker(look(farm), me.id, 15.0, 300.0, print).may_be_last()
+
+    assert may_be_last()
+    HandMadeFarmer(farm, "here", 1, place=HERE)  # gone
+    assert may_be_last()
+    elsewhere = farm.join("node2")
+    assert may_be_last(), "one of another host may be dead, though nobody can know yet"
+    lives = HandMadeFarmer(farm, "here", 1, place=HERE | {"pid": os.getpid(), "start": start_of(os.getpid())})
+    assert not may_be_last(), "who lives on this machine comes later"
+    elsewhere.leave()
+    assert not may_be_last()
+    lives.leave()
+    assert may_be_last()
+    farm.join("node2")
+    farm.join("node3")
+    assert not may_be_last()
 
 
 def test_its_own_loops_are_no_company(farm: HandMade) -> None:

@@ -228,8 +228,9 @@ def farm(tmp_path: Path) -> Ledger:
     workdir = Workdir(tmp_path / "farm")
     for directory in workdir.directories():
         directory.mkdir()
+    (workdir.tasks / "texts.jsonl").touch()
     ledger = Ledger(workdir)
-    body = Farm(config={}, lease_s=300.0, heartbeat_s=15.0, segment=Segment(file="none.jsonl", count=6))
+    body = Farm(config={}, lease_s=300.0, heartbeat_s=15.0, segment=Segment(file="texts.jsonl", count=6))
     ledger.append(lambda _state: (body, ()))
     write(workdir.journals / "a", [*some_records(3), Started(3, 1, 0, 1.0)]).close()
     ledger.append(lambda _state: (Join(host={}, slots=1), ()), "a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from taskfarmer.core import records
-from taskfarmer.core.entries import Bury, Cancel, Entry, Farm, Join, News, Report, Segment, Take
+from taskfarmer.core.entries import Bury, Cancel, Entry, Farm, Join, News, Report, Segment, Stop, Take
 from taskfarmer.core.records import Ended
-from taskfarmer.errors import Damaged, NewerFormat, WorkdirError
+from taskfarmer.errors import Damaged, NewerFormat, Replaced, WorkdirError
 from taskfarmer.farm import framing
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
@@ -296,9 +297,49 @@ def farm(tmp_path: Path) -> Ledger:
     for directory in workdir.directories():
         directory.mkdir()
     ledger = Ledger(workdir)
-    body = Farm(config={}, lease_s=300.0, heartbeat_s=15.0, segment=Segment(file="none.jsonl", count=10))
+    (workdir.tasks / "texts.jsonl").touch()
+    body = Farm(config={}, lease_s=300.0, heartbeat_s=15.0, segment=Segment(file="texts.jsonl", count=10))
     ledger.append(lambda _state: (body, ()))
     return ledger
+
+
+def another_in_its_place(farm: Ledger, entries: int) -> Ledger:
+    """Remove the farm, make another of that name, and add so many entries to it."""
+    shutil.rmtree(farm.workdir.path)
+    for directory in (farm.workdir.path, *farm.workdir.directories()):
+        directory.mkdir(exist_ok=True)
+    (farm.workdir.tasks / "others.jsonl").touch()
+    other = Ledger(farm.workdir)
+    segment = Segment(file="others.jsonl", count=3)
+    other.append(lambda _state: (Farm(config={}, lease_s=300.0, heartbeat_s=15.0, segment=segment), ()))
+    for _ in range(entries - 1):
+        other.append(lambda _state: (Stop(mode="drain", farmers=["x"]), ()))
+    return other
+
+
+@pytest.mark.parametrize("entries", [1, 2, 3, 30])
+@pytest.mark.parametrize("copies", [0, 3000])
+def test_a_farm_in_the_place_of_another_is_left_alone(
+    farm: Ledger, monkeypatch: pytest.MonkeyPatch, entries: int, copies: int
+) -> None:
+    """Somebody removed the workdir and ran the list again, while a farmer of old lives on another host."""
+    monkeypatch.setattr(log_module, "BEFORE_BYTES", copies)
+    farm.append(lambda _state: (Join(host={}, slots=1), ()), "a")
+    other = another_in_its_place(farm, entries)
+    with pytest.raises(Replaced, match="not the farm any more"):
+        farm.append(lambda _state: (Report(), ()), "a")
+    assert other.log.numbers() == [*range(1, entries + 1)]
+    if entries != 2:  # of the same length: only who adds would notice
+        with pytest.raises(Replaced):
+            farm.refresh()
+    assert len(farm.state) == 10
+    assert len(Ledger.open(farm.workdir.path).state) == 3
+
+
+def test_an_entry_of_an_unknown_farmer_is_damage(farm: Ledger) -> None:
+    farm.log.publish(2, Entry(by="nobody", time=0.0, nonce="n", body=Take(ids="1")))
+    with pytest.raises(Damaged, match="00000002: the entry does not go with those before it"):
+        farm.refresh()
 
 
 def test_a_missing_number_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -585,6 +586,24 @@ def test_a_command_makes_the_views_exact_when_all_farmers_are_dead(tmp_path: Pat
     assert refresh_views(Ledger.open(farm.path))
     assert lines(farm, "finished") == ["0 zero"]
     assert lines(farm, "toprocess") == ["1 one"]
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 5])
+def test_views_that_another_farm_left_here_are_made_anew(tmp_path: Path, tasks: int) -> None:
+    """A farmer of a farm that was removed may still write its views, when another farm has that name."""
+    farms = [HandMade(tmp_path / name, ["x"] * count) for name, count in (("old", 3), ("new", tasks))]
+    for farm in farms:
+        a = farm.join()
+        a.take(0)
+        a.run(0)
+        a.leave()
+        assert refresh_views(Ledger.open(farm.path))
+    old, new = (farm.path for farm in farms)
+    right = {name: (new / name).read_bytes() for name in VIEWS}
+    for name in (*VIEWS, "ledger/views.json"):
+        shutil.copy(old / name, new / name)
+    assert refresh_views(Ledger.open(new))
+    assert {name: (new / name).read_bytes() for name in VIEWS} == right
 
 
 def test_exact_views_are_not_written_again(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
     |-- InputError             2  a list, a definition, an option: named with file, line and remedy
     |   `-- NewerFormat        2  written by a later version of taskfarmer
     |-- WorkdirError           2  no permission, no space, not a farm
+    |   `-- Replaced           2  not the farm any more that it was
     |-- Stopped                3  work is left
     `-- Damaged                4  records that cannot be read, or contradict each other
 
@@ -58,6 +59,10 @@ class WorkdirError(TaskfarmerError):
     """The workdir cannot be read or written, or is no farm."""
 
     exit_status = 2
+
+
+class Replaced(WorkdirError):
+    """The workdir was removed or moved away, and another farm has its name."""
 
 
 class Stopped(TaskfarmerError):

@@ -142,6 +142,7 @@ class Plan:
         late: list[float] = []
         if self.too_late_s is not None:
             return found
+        hurries = self._left_s < float("inf")
         for task in self.state.ready(len(self.state)):
             if len(found) >= count or len(late) >= LATE_LOOK:
                 break
@@ -151,7 +152,7 @@ class Plan:
                 if why := self.resources.never(self._describe(task)):
                     self.misfits[task] = why
                     continue
-            if (needs_s := self._needs_s(task)) > self._left_s:
+            if hurries and (needs_s := self._needs_s(task)) > self._left_s:
                 late.append(needs_s)
             else:
                 found.append(task)

@@ -19,7 +19,7 @@ from ..core.plan import Plan, Stop
 from ..core.policy import HASTY_LOOKS, asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
 from ..core.state import FAILED, State
 from ..core.words import plural
-from ..errors import WorkdirError
+from ..errors import Replaced, WorkdirError
 from .disk import chance
 from .journal import Journal
 from .ledger import Ledger
@@ -59,6 +59,8 @@ class Agreement:
         self._failures = ledger.state.status.count(FAILED)
         self._failures_are_new = self._failures > 0
         self._unsure = False
+        self.replaced = False
+        """Whether the workdir is gone, or another farm's by now."""
         self._told = 0.0
         self._looks = 0
         self._next_look = 0.0
@@ -119,7 +121,7 @@ class Agreement:
 
     def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Body | None:
         """Append to the log; a disk that does not take it is said once and tried again later."""
-        if self._journal.stuck:
+        if self._journal.stuck or self.replaced:
             return None
         entry = None
         try:
@@ -127,6 +129,8 @@ class Agreement:
             self._told = self._clock.monotonic()
             if entry is not None and self._ledger.snapshot_is_due():
                 self._ledger.snapshot(self._id)
+        except Replaced as error:
+            self._give_up(str(error))
         except WorkdirError as error:
             self._unsure = True
             self._loop.hold(str(error))
@@ -158,10 +162,15 @@ class Agreement:
         """Whether we may start nothing: others may have taken us for dead after we looked, since we slept, were
         stopped, or hung in a call to the file server.
         """
+        return not self.knows_the_log() or self._plan.mode != "work"
+
+    def knows_the_log(self) -> bool:
+        """Whether the log was looked at lately, so that nobody has taken us for dead; look if that is long ago."""
         lease_s = self._ledger.state.lease_s
         if self._looked_ago_s() > lease_s / 2:
             self._look_at_log()
-        return self._plan.mode != "work" or self._looked_ago_s() > lease_s / 2
+        alive = not self._ledger.state.farmer(self._id).ended
+        return alive and self._looked_ago_s() <= lease_s / 2
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -205,15 +214,24 @@ class Agreement:
     def _look_at_log(self) -> None:
         try:
             self._ledger.refresh()
+        except Replaced as error:
+            self._give_up(str(error))
+            return
         except OSError as error:
             if not self._ledger.workdir.log.is_dir() and self._ledger.workdir.path.parent.is_dir():
-                self._loop.stop("the workdir is gone", hard=True, wished=False)
+                self._give_up("the workdir is gone")
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
         self.heed_what_is_new()
         self.give_back(self._plan.gives_back(chance()))
         if self._plan.lets_go():
             self._say(Report())
+
+    def _give_up(self, why: str) -> None:
+        """There is nothing any more to agree on: what stands where the farm was is not ours to touch."""
+        if not self.replaced:
+            self.replaced = True
+            self._loop.stop(why, hard=True, wished=False)
 
     def _look_at_others(self) -> None:
         state = self._ledger.state

@@ -281,10 +281,27 @@ class Driver:
     def _record_end(self, end: Exit, now: float, wall: float) -> None:
         attempt = self.plan.running[end.id]
         usage = (end.user_s, end.system_s, end.rss_kib)
-        record = self.plan.ended(end.id, end.status, now, wall, usage, chance(), end.reason)
+        if end.start:
+            self._record_start(attempt, end.start)
+        record = self.plan.ended(end.id, end.status, now, end.end or wall, usage, chance(), end.reason)
         self._record(attempt, record)
         if attempt.reason and self.plan.mode != "stop":
             self._kill_remains(attempt)
+
+    def _record_start(self, attempt: Attempt, wall: float) -> None:
+        """Announce it; or say once more when it began, since it waited in a queue: the last word counts."""
+        record = Started(attempt.id, attempt.number, attempt.share.slots[0], wall)
+        self.journal.append(records.started(record.id, record.attempt, record.slot, record.time))
+        self.ledger.state.observe(self.id, (record,), 0)
+
+    def note(self, text: str) -> bool:
+        """Write a note into the journal; return whether it stands there, and what was given to this farmer still is its
+        own as far as one can tell: others may have taken it for dead meanwhile.
+        """
+        if not self.agreement.knows_the_log():
+            return False
+        self.journal.append(f"N {text}")
+        return self._write()
 
     def _record(self, attempt: Attempt, record: Ended) -> None:
         self.journal.append(records.ended(record))
@@ -393,9 +410,7 @@ class Driver:
             return False
         while (attempt := self.plan.next_start(now)) is not None:
             self._announced.append(attempt)
-            record = Started(attempt.id, attempt.number, attempt.share.slots[0], self.clock.wall())
-            self.journal.append(records.started(record.id, record.attempt, record.slot, record.time))
-            self.ledger.state.observe(self.id, (record,), 0)
+            self._record_start(attempt, self.clock.wall())
         if not self._announced or not self._write():
             return False
         while self._announced:
@@ -515,17 +530,18 @@ class Driver:
             self._heart.end()
             self.ledger.log.sync()
         self.journal.close()
-        self._finish_views()
+        if not self.agreement.replaced:
+            self._finish_views()
         self.reporter.progress(self.ledger.state, self.plan.rate)
 
     def _finish_views(self) -> None:
-        """The last to leave makes the views exact. Who is alive by the log may be dead, so the last but one does, too.
+        """The last to leave makes the views exact. Who is alive by the log may be dead; so who may be the last does so.
 
-        Not everybody: for eight farmers with short tasks that was a third of all their work.
+        Nobody else: for eight farmers with short tasks that was a third of all their work.
         """
         if not self.ledger.state.alive():
             self._update_views(float("inf"))
-        elif not self.ledger.state.open_tasks() and self._undertaker.may_live() <= 1:
+        elif not self.ledger.state.open_tasks() and self._undertaker.may_be_last():
             refresh_views(self.ledger)
         self.views.close()
 

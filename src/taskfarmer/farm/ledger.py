@@ -6,7 +6,8 @@ compare-and-swap: the caller says what it wants to write *given the state*, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..core.entries import Add, Body, Entry, Farm, News, Snapshot
@@ -14,7 +15,7 @@ from ..core.ids import format_ids
 from ..core.model import Task
 from ..core.policy import pause_after_losses
 from ..core.state import FAILED, FINISHED, State, Tries
-from ..errors import Damaged, WorkdirError
+from ..errors import Damaged, Replaced, WorkdirError
 from . import log
 from .clock import CLOCK, Clock
 from .disk import Disk, chance, fresh_id
@@ -39,6 +40,8 @@ class Ledger:
         self.segments = Segments(workdir.tasks)
         self.state = State()
         self.snapshot_at = 0
+        self._nonce = ""
+        """Of the last entry that was taken in."""
         self.looked = 0.0
         """When it was last begun to read the log and could be, by a clock that runs while the machine sleeps."""
         self.damaged: dict[str, int] = {}
@@ -82,26 +85,65 @@ class Ledger:
         Raises:
             Damaged: one cannot be read, or is missing.
         """
-        began = self.clock.boottime()
-        last = self.log.last()
-        self.looked = began
-        return self._read_on(last)
+        return self._read_on()
 
-    def _read_on(self, last: int) -> int:
-        """Take in the entries up to `last`; return how many are new."""
+    def _read_on(self, number: int = 0) -> int:
+        """Take in the entries that are listed, and all up to `number`, which is there; return how many are new."""
+        began = self.clock.boottime()
+        count = self._read_to(max(number, self.log.last()))
+        self.looked = began
+        return count
+
+    def _read_to(self, last: int) -> int:
         known = self.state.number
+        if last < known:  # the listing may be old
+            self.verify()
         if last <= known:
             return 0
         if known == 0:
             return self._load(last)
+        if self._has_slept():
+            self.verify()
+            return self._reload()
         try:
-            for number, entry in enumerate(self.log.since(known, last), known + 1):
+            entries = self.log.since(known, last)
+            if self.log.told_nonce(known) != self._nonce:
+                self.verify()
+            for number, entry in enumerate(entries, known + 1):
                 self._apply(number, entry)
         except FileNotFoundError:  # a snapshot took its place; or it cannot be seen yet
             return self._reload()
         if self.state.stale:
             self._reload()
         return last - known
+
+    def verify(self) -> None:
+        """See whether this is still the farm that it was, known by its first file of tasks, whose name is random.
+
+        Raises:
+            Replaced: it was removed or moved away, and another has its name. To add to that would destroy both.
+            OSError: it cannot be told now.
+        """
+        if not self.state.segments:
+            return
+        tasks, name = str(self.workdir.tasks), self.state.segments[0][1].file
+        try:
+            self.disk.size(f"{tasks}/{name}")
+            return
+        except FileNotFoundError:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if name in self.disk.names(tasks) or self.log.read(self.state.number).nonce == self._nonce:
+                    return  # a cache hides it; or it alone was removed, which is another trouble
+        raise Replaced(
+            f"{self.workdir.path}: this is not the farm any more that was worked on: it was removed or moved away"
+        )
+
+    def _has_slept(self) -> bool:
+        """Whether the last look is so long ago that entries may be removed that were not read (which takes two leases).
+
+        Their numbers look free, and may have been given once more, to others that slept.
+        """
+        return self.clock.boottime() - self.looked > self.state.lease_s
 
     def _reload(self) -> int:
         """Make the state anew, with the tails that it knew. It stays the same object: others hold it, too."""
@@ -149,16 +191,23 @@ class Ledger:
             if not self.state.number:
                 self._restore(entry.body)
                 self.state.apply(number, entry)  # its news is of those lengths, too
+                self._nonce = entry.nonce
                 return
         if number != self.state.number + 1:
             raise Damaged(f"{self.log.path(self.state.number + 1)}: an entry of the log is missing")
         first = len(self.state)
         place = len(self.state.segments)
+        edges: Iterable[tuple[int, tuple[int, ...]]] = ()
         if isinstance(entry.body, Farm | Add) and entry.body.segment.after:
             self.segments.learn([*self.state.segments, (first, entry.body.segment)])
-            self.state.apply(number, entry, self.segments.file(place).edges())
-        else:
-            self.state.apply(number, entry)
+            edges = self.segments.file(place).edges()
+        try:
+            self.state.apply(number, entry, edges)
+        except (KeyError, IndexError) as error:
+            raise Damaged(
+                f"{self.log.path(number)}: the entry does not go with those before it", hint=log.DAMAGED
+            ) from error
+        self._nonce = entry.nonce
         self.segments.learn(self.state.segments)
 
     def _restore(self, body: Snapshot) -> None:
@@ -246,19 +295,29 @@ class Ledger:
                 if wanted is None:
                     return None
                 if (entry := attempt.add(by, *wanted)) is not None:
-                    self._apply(self.state.number + 1, entry)
+                    self._take_in(self.state.number + 1, entry)
                     return entry
-                self._catch_up(self.state.number + 1)
+                self._read_on(self.state.number + 1)  # and all that follow: to try the next would be to lose
             return None
         finally:
             attempt.end()
 
-    def _catch_up(self, number: int) -> None:
-        """Take in entry `number`, which is known to be there, and all that follow: to try the next would be to lose."""
-        began = self.clock.boottime()
-        last = self.log.last()
-        self.looked = began
-        self._read_on(max(number, last))
+    def _take_in(self, number: int, entry: Entry) -> None:
+        """Take in an entry of ours, which was given that number.
+
+        Raises:
+            WorkdirError: we slept just before that, and it may be the number of an entry that was removed. Whoever
+                believed in it would have a log of his own, and might never read that he was taken for dead.
+        """
+        self._apply(number, entry)
+        if self._has_slept():
+            self._reload()
+            if self.snapshot_at > number:
+                self.log.disown(number)
+                raise WorkdirError(
+                    f"{self.log.directory}: nobody knows whether an entry was added: this process slept meanwhile",
+                    hint="see what has come of it, and try again",
+                )
 
     def news_of(self, id: str, *, final: bool = False, read: bool = True) -> News:
         """Return, as news for an entry, what one farmer's journal says that the log does not know yet.
@@ -355,6 +414,7 @@ class _Attempt:
             self.end()
         if self._draft is None:
             self._draft = writes.draft(Entry(by=by, time=clock.wall(), nonce=fresh_id(), body=body, news=news))
+        self._ledger.verify()
         if writes.give(self._ledger.state.number + 1, self._draft):
             return self._draft.entry
         self._losses += 1

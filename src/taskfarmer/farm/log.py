@@ -101,11 +101,11 @@ class Log:
                     self._remember({**self._told, number: value})
                     return entry
                 except (ValueError, TypeError) as error:
-                    raise Damaged(f"{self.path(number)}: {error}", hint=_HINT) from error
+                    raise Damaged(f"{self.path(number)}: {error}", hint=DAMAGED) from error
             if not data.endswith(b"\n") and self._make_void(number):
                 continue
             if data.endswith(b"\n") or self._clock.monotonic() > deadline:
-                raise Damaged(f"{self.path(number)}: the entry is damaged", hint=_HINT)
+                raise Damaged(f"{self.path(number)}: the entry is damaged", hint=DAMAGED)
             self._clock.sleep(0.01)
 
     def back_from(self, last: int) -> Iterator[tuple[int, Entry]]:
@@ -123,6 +123,14 @@ class Log:
                 entry, told = self.read(number), self._told
                 yield number, entry
 
+    def told_nonce(self, number: int) -> str | None:
+        """Return the nonce of entry `number` by what the entry that was read last says of it; None if it says nothing.
+
+        The earliest of several that were read back is the one whose copies reach furthest back.
+        """
+        said = self._told.get(number)
+        return None if said is None else str(said["nonce"])
+
     def since(self, number: int, last: int) -> list[Entry]:
         """Return the entries after `number` up to `last`, in order.
 
@@ -138,6 +146,10 @@ class Log:
         recent.update({number: value for number, value in values.items() if value["kind"] != Snapshot.kind})
         for old in sorted(recent)[:-_RECENT]:
             del recent[old]
+
+    def disown(self, number: int) -> None:
+        """Never tell what was written here as entry `number`: it may be another's."""
+        self._recent.pop(number, None)
 
     def _before(self) -> list[tuple[int, dict[str, Any]]]:
         """Return the last entries that are known, one after the other, latest last, as many as may be told again."""
@@ -298,5 +310,5 @@ class Log:
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES, errno.EINVAL)
 """How file systems say that they have no links, or not there."""
-_HINT = "the farm cannot be used until the file is restored; its journals and logs are untouched"
+DAMAGED = "the farm cannot be used until the file is restored; its journals and logs are untouched"
 _SPACE = "free some space, or make the workdir writable"

@@ -251,12 +251,14 @@ class Segments:
         self._open = OpenFiles()
         self._files: list[SegmentFile] = []
         self._firsts: list[int] = []
+        self._any_special = False
 
     def learn(self, segments: list[tuple[int, Segment]]) -> None:
         """Take in segments that are new since the last call."""
         for first, segment in segments[len(self._files) :]:
             self._files.append(SegmentFile(self._directory, first, segment, self._open))
             self._firsts.append(first)
+            self._any_special = self._any_special or segment.special
 
     def task(self, number: int) -> Task:
         """Return the task with that id."""
@@ -276,4 +278,4 @@ class Segments:
 
     def is_special(self, number: int) -> bool:
         """Whether the task's segment has tasks that say more than their text."""
-        return self.holder(number).segment.special
+        return self._any_special and self.holder(number).segment.special

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.entries import Body, Bury, News
 from ..core.policy import Silence, to_watch
-from ..core.state import Farmer, State
+from ..core.state import State
 from ..errors import WorkdirError
 from . import host
 from .clock import CLOCK, Clock
@@ -154,10 +154,15 @@ class Undertaker:
                 return False
         return False
 
-    def may_live(self) -> int:
-        """How many others are alive as far as can be told: neither silent nor, on this machine, seen to be gone."""
-        alive = self._ledger.state.alive()
-        return sum(farmer.id != self._me and not self.is_silent(farmer.id) and not _is_gone(farmer) for farmer in alive)
+    def may_be_last(self) -> bool:
+        """Whether this farmer, which leaves, may be the last that does: of the others at most one may still live.
+
+        Whether one on this machine lives is seen; who lives elsewhere may only be slow to be missed.
+        """
+        others = [farmer for farmer in self._ledger.state.alive() if farmer.id != self._me]
+        places = [host.Place.from_json(farmer.host) for farmer in others if not self.is_silent(farmer.id)]
+        here = [place for place in places if place is not None and host.same_machine(place)]
+        return all(map(host.loop_is_gone, here)) and len(places) - len(here) <= 1
 
     def _bury(self, id: str, why: str, *, kill: bool) -> None:
         if kill and not host.kill_with_token(id):
@@ -181,11 +186,10 @@ class Undertaker:
             self._snapshots.setdefault(at, now)
         old = [number for number, seen in self._snapshots.items() if now - seen > 2 * self._lease_s]
         if old:
+            try:
+                self._ledger.verify()
+            except (OSError, WorkdirError):
+                return
             self._forgotten = max(old)
             self._snapshots = {number: seen for number, seen in self._snapshots.items() if number > self._forgotten}
             self._ledger.log.forget_before(self._forgotten)
-
-
-def _is_gone(farmer: Farmer) -> bool:
-    place = host.Place.from_json(farmer.host)
-    return place is not None and host.loop_is_gone(place)

@@ -25,7 +25,7 @@ from typing import Any
 from ...core.entries import Farm
 from ...core.ids import parse_ids
 from ...core.state import FAILED, FINISHED
-from ...errors import NewerFormat, TaskfarmerError
+from ...errors import NewerFormat, Replaced, TaskfarmerError
 from ..host import Place, is_gone
 from ..ledger import Ledger
 from ..slices import NO_TAILS, Feed, Slice, Tails
@@ -90,8 +90,11 @@ class ViewKeeper:
         began = time.monotonic()
         tails = self._read_tails(besides)
         try:
+            self.ledger.verify()
             done = self._update(began + budget_s, tails)
             self.problem = ""
+        except Replaced:  # the loop will see it too
+            done = False
         except OSError as error:
             done = False
             self.problem = f"{error.filename or self.ledger.workdir.path}: {error.strerror}"
@@ -298,6 +301,9 @@ class ViewKeeper:
         with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):
             self._listed = bytearray(zlib.decompress(base64.b64decode(said["listed"])))
             self._feed.go_on(said["feed"])
+            state = self.ledger.state
+            if len(self._listed) > len(state) or not self._feed.positions.keys() <= state.index.keys():
+                return False  # of another farm that was here
             whole = all(view.adopt(said["bodies"][name]) for name, view in self._growing.items())
             return whole and not self._feed.is_cut_off(self.ledger.state.farmers)
         return False
