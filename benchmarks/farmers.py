@@ -1,7 +1,7 @@
 """Run 1, 2, 4 and 8 farmers on one directory of this machine: total rate, idle time at the end, metadata operations.
 
     python benchmarks/farmers.py --rounds 1 --most 2       (half a minute)
-    python benchmarks/farmers.py                           (ten minutes)
+    python benchmarks/farmers.py                           (a quarter of an hour)
 
 Each farmer is a `taskfarmer run -n SLOTS` of its own, all started at once on one list, of tasks that take 0 ms
 (`true`), 10 ms and 100 ms (`sleep`). Rates are from the prompt to the exit of the last farmer. Idle at the end is the
@@ -36,8 +36,8 @@ from taskfarmer.farm.ledger import Ledger
 
 FARMERS = (1, 2, 4, 8)
 LINES = {0: "true", 10: "sleep 0.01", 100: "sleep 0.1"}
-TASKS = {0: 20_000, 10: 1_500, 100: 300}
-"""By milliseconds that a task takes."""
+TASKS = {0: 60_000, 10: 1_500, 100: 300}
+"""By milliseconds that a task takes. The start of eight interpreters takes as much CPU time as 1,000 empty tasks."""
 COUNTER = Path(__file__).with_name("counter")
 """A directory with a `sitecustomize.py` that counts the operations of an interpreter."""
 
@@ -165,12 +165,16 @@ def main() -> int:
     parser.add_argument(
         "--milliseconds", type=int, nargs="+", choices=LINES, default=list(LINES), help="what tasks take (0 10 100)"
     )
+    parser.add_argument(
+        "--tasks", type=int, metavar="N", help=f"how many tasks of 0 ms ({TASKS[0]:,}; of others fewer)"
+    )
     parser.add_argument("--most", type=int, default=8, metavar="N", help="most farmers (default: 8)")
     parser.add_argument(
         "--counted", type=int, default=20_000, metavar="N", help="tasks to count operations of (20,000; 0: skip it)"
     )
     options = parser.parse_args()
     counts = [farmers for farmers in FARMERS if farmers <= options.most]
+    TASKS[0] = options.tasks or TASKS[0]
     with scratch(options.scratch) as parent:
         bench = Bench(parent, options.slots)
         pairs = [(milliseconds, farmers) for milliseconds in options.milliseconds for farmers in counts]

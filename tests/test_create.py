@@ -120,7 +120,7 @@ print(opened.created)
 
 
 def test_of_several_processes_one_makes_the_farm_and_all_use_it(tmp_path: Path) -> None:
-    """Spec: taskfarm 2: races between farmers are harmless."""
+    """Races between farmers are harmless. spec: taskfarm 2.1"""
     start = str(time.time() + 1.5)
     racers = [
         subprocess.Popen(
@@ -199,6 +199,7 @@ def test_a_farm_that_was_killed_while_it_was_made_is_made(tmp_path: Path) -> Non
 
 
 def test_the_parent_must_exist(tmp_path: Path) -> None:
+    """spec: taskfarm 1"""
     with pytest.raises(WorkdirError, match="cannot be made: No such file or directory; its parent must exist"):
         create(tmp_path / "missing" / "w")
     assert everything(tmp_path) == set()
@@ -242,7 +243,7 @@ def old_workdir(path: Path, **files: str | bytes) -> Path:
 
 
 def test_an_old_workdir_is_taken_over(tmp_path: Path) -> None:
-    """Spec: taskfarm 4: finished, failed, and all others remain, named or not."""
+    """Finished, failed, and all others remain, named or not. spec: taskfarm 4"""
     path = old_workdir(tmp_path / "w", finished="2 c\n0 a\n", failed="1 b\n", toprocess="4 e\n")
     opened = create(path, "abcdef")
     assert opened.created
@@ -287,7 +288,7 @@ def test_a_task_that_failed_and_finished_has_finished(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_odd_in_an_old_workdir_is_reported(tmp_path: Path, finished: str, note: str, state: str) -> None:
-    """Spec: taskfarm 4: lines cut in the middle, ids out of range and texts that differ are reported."""
+    """Lines cut in the middle, ids out of range and texts that differ are reported. spec: taskfarm 4"""
     path = old_workdir(tmp_path / "w", finished=finished.encode("latin-1"))
     opened = create(path, "abc")
     assert names(opened.ledger) == ["finished", state, "toprocess"]

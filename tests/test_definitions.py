@@ -78,6 +78,7 @@ def test_interpolation_works_and_a_lone_percent_is_literal(config: Config) -> No
 
 
 def test_several_sections_in_a_file_and_those_of_others(config: Config) -> None:
+    """spec: taskfarm 2.3, 5"""
     text = "[pytest]\naddopts = -q\n[a]\nRunner = x.A\n[b]\nTaskList = x.B\n[c]\nRunner = x.C\n"
     write(config.cwd, "many.ini", text)
     runners, broken = read_all("runner", config)

@@ -78,6 +78,7 @@ def test_the_status_of_a_farm_with_failed_tasks_is_that_of_the_job(cluster: Clus
 
 
 def test_the_jobs_of_an_array_share_a_list(cluster: Cluster) -> None:
+    """spec: taskfarm 8"""
     cluster.farm.write(*[UNTIL_GO] * 30)
     job = cluster.submit("array.sh")
     cluster.wait_until_at_work("array.sh")
@@ -90,6 +91,7 @@ def test_the_jobs_of_an_array_share_a_list(cluster: Cluster) -> None:
 
 
 def test_each_node_of_a_job_has_a_farmer(cluster: Cluster) -> None:
+    """spec: taskfarm 8"""
     cluster.farm.write(*[f"echo $SLURMD_NODENAME $TASKFARMER_TOKEN >>nodes; {UNTIL_GO}"] * 10)
     job = cluster.submit("multinode.sh")
     cluster.wait_until_at_work("multinode.sh")
@@ -136,6 +138,7 @@ def test_a_job_of_an_array_is_warned_alone(cluster: Cluster) -> None:
 
 
 def test_a_job_requeues_itself_until_its_list_is_done(cluster: Cluster) -> None:
+    """spec: taskfarm 8"""
     cluster.farm.write(*[UNTIL_GO] * 5)
     job = cluster.submit("requeue.sh")
     for restarts in (1, 2):

@@ -27,6 +27,7 @@ def attempts_of(farm: Farm) -> list[dict[str, object]]:
 
 
 def test_all_finish(farm: Farm) -> None:
+    """spec: taskfarm 2.4"""
     farm.write("echo out; echo err >&2", "true", 'printf "%s\\n" "a  b" | tr a c', "cd / && pwd")
     assert farm.run("-n", "2").status == 0
     check_contract(farm, 4)
@@ -86,6 +87,7 @@ def test_verbose_prints_starts_and_ends(lone: Farm) -> None:
 
 
 def test_tasks_begin_in_the_order_of_the_list(lone: Farm) -> None:
+    """spec: taskfarm 2.4"""
     lone.write(*["true"] * 40)
     assert lone.run("-n", "1").status == 0
     assert [run.task for run in lone.runs()] == list(range(40))
@@ -142,6 +144,7 @@ def test_retries_come_to_an_end(farm: Farm) -> None:
 
 
 def test_retry_brings_a_failed_task_back_and_keeps_its_logs(farm: Farm) -> None:
+    """spec: calibration 17.152"""
     farm.write('echo "try $TASKFARMER_ATTEMPT"; [ -e mended ]', "true")
     assert farm.run().status == 1
     (farm.path / "mended").touch()

@@ -120,6 +120,7 @@ def own(farm: Farm) -> Farm:
 
 
 def test_an_old_runner_works_unchanged(own: Farm) -> None:
+    """spec: taskfarm 6"""
     own.list.write_text("one  two\nthree\n")
     assert own.run("-r", "mine", "-n", "2").status == 0
     assert [own.log(task) for task in (0, 1)] == ["0 one two\n", "1 three\n"]
@@ -143,6 +144,7 @@ def test_an_old_runner_is_ended_with_what_it_started(own: Farm) -> None:
 
 
 def test_an_old_handler_works_unchanged(own: Farm) -> None:
+    """spec: taskfarm 2.2"""
     own.list.write_text("one\n# no\ntwo\n")
     assert own.run("-t", "greet", "-n", "2").status == 0
     assert [(own.workdir / f"said.{task}").read_text() for task in (0, 1)] == ["hello one\n", "hello two\n"]

@@ -21,6 +21,7 @@ def send(farm: Farm, at_work: list[Farmer], name: str) -> None:
 
 @pytest.mark.parametrize("name", STOPS)
 def test_a_signal_stops_at_once(farm: Farm, name: str) -> None:
+    """spec: taskfarm 2.5"""
     farm.write("true", "sleep 30", "sleep 30 | cat; echo no", "sleep 30", "true")
     at_work = farm.start_all("-n", "2")
     farm.wait_for_runs(3)
@@ -90,6 +91,7 @@ def test_a_stopped_farm_goes_on(farm: Farm) -> None:
 
 
 def test_the_time_limit_stops_the_farm(farm: Farm) -> None:
+    """spec: taskfarm 2.5"""
     farm.write("true", "sleep 30")
     end = farm.run("-n", "2", "--timeout", "1", limit_s=15)
     assert end.status == 3
