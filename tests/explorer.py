@@ -156,7 +156,7 @@ def _text(value: Any) -> str:
 class Chain:
     """A log: its last entry and the log before it. One object for one log; logs are compared by identity."""
 
-    __slots__ = ("_next", "_since", "before", "number", "opened", "read", "said", "says")
+    __slots__ = ("_data", "_next", "_since", "before", "number", "opened", "read", "said", "says")
 
     def __init__(self, before: Chain | None, said: Said) -> None:
         self.before = before
@@ -168,6 +168,7 @@ class Chain:
         """A ledger, pickled, that has read every entry."""
         self.opened = b""
         """One that was opened now: it began with the latest snapshot."""
+        self._data = b""
         self._next: dict[Said, Chain] = {}
         self._since: dict[int, tuple[Said, ...]] = {}
 
@@ -215,13 +216,15 @@ class Chain:
     @property
     def data(self) -> bytes:
         """The file of the last entry."""
-        value = self.value
-        if self.said.copies:
-            value["before"] = [
-                (self.number - back, json.loads(text) if text else self.at(self.number - back).value)
-                for back, text in self.said.copies
-            ]
-        return framing.frame(_text(value))
+        if not self._data:
+            value = self.value
+            if self.said.copies:
+                value["before"] = [
+                    (self.number - back, json.loads(text) if text else self.at(self.number - back).value)
+                    for back, text in self.said.copies
+                ]
+            self._data = framing.frame(_text(value))
+        return self._data
 
     def at(self, number: int) -> Chain:
         """Return the log up to entry `number` <= its own."""
@@ -587,6 +590,8 @@ class Quiet:
 
     def say(self, text: str) -> None:
         """Not a word."""
+
+    warn = say
 
     def started(self, attempt: Attempt) -> None:
         """Nothing."""

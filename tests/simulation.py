@@ -415,6 +415,8 @@ class _Reporter:
     def say(self, text: str) -> None:
         self._shared.trace.said.append((self._shared.world.time, self._farmer, text))
 
+    warn = say
+
     def started(self, attempt: Attempt) -> None:
         pass
 

@@ -359,6 +359,43 @@ def test_the_last_to_finish_says_so(lone: Farm) -> None:
     assert sum("this farmer leaves; another one is still" in out for out in ends) == 1
 
 
+def test_who_waits_for_room_hears_that_the_farm_is_to_stop(lone: Farm) -> None:
+    lone.write(*["sleep 0.5"] * 200)
+    cpus = len(os.sched_getaffinity(0))
+    works = lone.start("-n", str(cpus))
+    lone.wait_for_runs(1)
+    waits = lone.start()
+    wait_for(lambda: "which leaves if none is free" in waits.said(), "the second farmer to wait")
+    assert lone.once("stop", lone.workdir).status == 0
+    assert works.wait().status == 3
+    end = waits.wait()
+    assert (end.status, "asked to stop" in end.out) == (3, True), end
+    assert len(Ledger.open(lone.workdir).state.farmers) == 1
+
+
+def test_what_ends_a_farmer_is_said_to_who_wants_to_hear_nothing(lone: Farm) -> None:
+    lone.write(*["sleep 0.2"] * 200)
+    farmer = lone.start_command(*TASKFARMER, "run", lone.list, "-n", "1", "--quiet")
+    lone.wait_for_runs(1)
+    lone.workdir.rename(lone.path / "away")
+    end = farmer.wait()
+    assert (end.status, end.out) == (3, ""), end
+    assert "taskfarmer: the workdir is gone\n" in end.err
+
+
+def test_what_was_settled_when_the_farm_was_made_is_said(lone: Farm) -> None:
+    lone.write("true")
+    assert lone.run("--lease", "60", "--logs", "packed").status == 0
+    end = lone.run("--lease", "7", "--logs", "files", "--pin")
+    assert end.status == 0
+    said = [line.partition(": ")[2] for line in end.out.splitlines() if "changes nothing" in line]
+    assert said == [
+        "--lease changes nothing: the farm was made with 60.0, and 7.0 was asked for",
+        "--logs changes nothing: the farm was made with packed, and files was asked for",
+        "--pin changes nothing: the farm was made with False, and True was asked for",
+    ]
+
+
 def test_the_number_of_others_is_there_for_programs(lone: Farm) -> None:
     lone.write("sleep 1", "sleep 1", "sleep 1")
     stays = lone.start("-n", "1")

@@ -17,7 +17,7 @@ from taskfarmer.core.ids import format_ids
 from taskfarmer.errors import InputError, WorkdirError
 from taskfarmer.selftest import checks as checks_of_selftest
 from taskfarmer.selftest import meeting
-from taskfarmer.selftest.chaos import STRIKES
+from taskfarmer.selftest.chaos import STRIKES, Ground
 from taskfarmer.selftest.checks import FIT, FIT_WITHOUT_LINK, Check, Suite, file_system
 from taskfarmer.selftest.conductor import SSH, Conductor, launched
 from taskfarmer.selftest.contract import Execution, Findings, examine, read_executions
@@ -100,7 +100,7 @@ def test_hosts_that_come_by_themselves(tmp_path: Path) -> None:
     assert done.returncode == 0, done
     is_sound(json.loads(done.stdout), [os.uname().nodename] * 2)
     assert joins.wait(LIMIT_S) == 0
-    assert joins.communicate() == ("", "")
+    assert joins.communicate() == ("", f"taskfarmer: waiting for the self-test in {tmp_path}, at most 300 s\n")
     assert list(tmp_path.iterdir()) == [stale.path]
 
 
@@ -195,6 +195,20 @@ def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
     _refused(selftest("--dir", tmp_path / "none"), "there is no such directory on")
     (tmp_path / "file").touch()
     _refused(selftest("--dir", tmp_path / "file"), f"{tmp_path}/file is a file; give a directory")
+
+
+def test_a_directory_with_a_line_break_in_its_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a\nb").mkdir()
+    _refused(selftest("--dir", tmp_path / "a\nb"), "there is a line break in this name; name a directory without one")
+
+
+def test_a_list_for_a_directory_with_any_name(tmp_path: Path) -> None:
+    """Names are bytes, not always UTF-8."""
+    name = tmp_path / os.fsdecode(b"odd \xff 'name' \xc3\xa9")
+    ground = Ground.below(name)
+    ground.prepare([0.0, 0.5])
+    (line, _) = ground.tasklist.read_bytes().splitlines()
+    assert shlex.split(os.fsdecode(line)) == ["sh", f"{name}/task.sh", f"{name}/executions", "0"]
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ..farm.options import FarmerOptions
 from ..farm.ports import Reporter
 from ..monitor.parting import Parting
 from ..monitor.progress import Progress
-from ..monitor.reporters import Lines, Live, Silent, Warnings, stamped
+from ..monitor.reporters import Lines, Live, Troubles, Warnings, stamped
 from .session import Audience, as_json
 from .streams import printed
 
@@ -35,8 +35,8 @@ def counted(counts: Counter[str]) -> str:
 
 
 class _Nobody:
-    reporter: Reporter = Silent()
-    elsewhere: Reporter = Silent()
+    reporter: Reporter = Troubles(lambda text: printed(text, sys.stderr))
+    elsewhere: Reporter = reporter
 
     def opened(self, opened: Opened, options: FarmerOptions) -> None:
         for note in opened.notes:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.state import STATES
-from ..errors import WorkdirError
 from ..farm.ledger import Ledger
 from .asking import (
     each,
@@ -147,7 +146,7 @@ def tasks(
 def show(workdir: Path, ids: str, as_json: bool) -> None:
     """Show everything about tasks IDS of the farm in WORKDIR: each attempt, when, where, how it ended, what it used."""
     from ..monitor.describe import task_lines
-    from ..monitor.jobs import jobs_of
+    from ..monitor.jobs import is_queued, jobs_of
     from ..monitor.outputs import log_files, why_not_started
     from ..monitor.standing import standings
 
@@ -162,7 +161,10 @@ def show(workdir: Path, ids: str, as_json: bool) -> None:
             files = log_files(ledger, task)
             notes = {attempt.attempt: why_not_started(ledger, attempt) for attempt in tried}
             state, jobs = ledger.state.name_of(task), jobs_of(ledger, task)
-            lines = task_lines(task, ledger.task(task), state, tried, files, stands, notes, jobs)
+            if tried and is_queued(ledger, task, jobs):
+                notes[tried[-1].attempt] = "its job waits in the queue"
+            words = [job.in_words() for job in jobs]
+            lines = task_lines(task, ledger.task(task), state, tried, files, stands, notes, words)
             say("\n".join(lines))
 
 
@@ -178,10 +180,10 @@ def _with_attempts(ledger: Ledger, chosen: list[int]) -> dict[int, list[Any]]:
 
 
 def _task_json(ledger: Ledger, id: int, tried: list[Any]) -> dict[str, Any]:
-    from ..monitor.jobs import jobs_of
+    from ..monitor.jobs import is_queued, jobs_of
     from ..monitor.outputs import log_files
 
-    task = ledger.task(id)
+    task, jobs = ledger.task(id), jobs_of(ledger, id)
     return {
         "id": id,
         "state": ledger.state.name_of(id),
@@ -199,7 +201,8 @@ def _task_json(ledger: Ledger, id: int, tried: list[Any]) -> dict[str, Any]:
         "retries": task.retries,
         "after": task.after,
         "logs": [str(path) for path in log_files(ledger, id)],
-        "jobs": jobs_of(ledger, id),
+        "jobs": [job.in_words() for job in jobs],
+        "queued": is_queued(ledger, id, jobs),
         "attempts": [attempt.to_json() for attempt in tried],
     }
 
@@ -318,8 +321,9 @@ def timeline(workdir: Path, target: Path | None, as_json: bool) -> None:
             exact = True
         else:
             exact = refresh_views(ledger)
-            if not path.exists():
-                raise WorkdirError(f"{path}: it is not there and cannot be written", hint="name another file with -o")
+            if not path.exists():  # somebody removed it, and whoever works will make it anew at his next round
+                write_timeline(ledger, path)
+                exact = True
         if as_json:
             print_json("timeline", workdir=str(ledger.workdir.path), file=str(path), exact=exact)
             return

@@ -82,11 +82,13 @@ def session_for(tasklist: str | None, given: Given, surroundings: Config) -> Ses
             heartbeat_s=min(HEARTBEAT_S, given.values["lease"] / 20),
         )
         digest, lines = _source(tasklist, given, str(workdir), surroundings)
-        farmer.build_runner(config)  # what is wrong with it is said before anything is written
+        farmer.build_runner(config)  # what is wrong with it is said before anything is written; so with jobs
+        farmer.check_jobs(config, given.elsewhere(surroundings), workdir.absolute(), surroundings.environ)
         farm = open_or_create(workdir, config, digest, lines, disk_for(surroundings.fault))
         if not farm.created:
             kept = farmer.config_of(farm.ledger)
             farm.notes += _changed_handler(kept, config, given)
+            farm.notes += _what_stays(kept, config, given)
             config = given.over(kept, surroundings)
             if config.cwd != kept.cwd:
                 farm.notes.append(f"{kept.cwd}, where its tasks ran, is gone: they run in {config.cwd}")
@@ -95,6 +97,16 @@ def session_for(tasklist: str | None, given: Given, surroundings: Config) -> Ses
         return farm, config
 
     return _session(given, surroundings, workdir, opened)
+
+
+def _what_stays(kept: FarmConfig, asked: FarmConfig, given: Given) -> list[str]:
+    """Say what was asked for, and stays as it was when the farm was made."""
+    stays = {"lease": (kept.lease_s, asked.lease_s), "logs": (kept.logs, asked.logs), "pin": (kept.pin, asked.pin)}
+    return [
+        f"--{name} changes nothing: the farm was made with {old!r}, and {new!r} was asked for".replace("'", "")
+        for name, (old, new) in stays.items()
+        if name in given.explicit and old != new
+    ]
 
 
 def _session(
@@ -189,7 +201,9 @@ def resume(ctx: click.Context, /, workdir: Path, **_options: Any) -> None:
 
     def opened() -> tuple[Opened, FarmConfig]:
         ledger = Ledger.open(workdir, disk_for(surroundings.fault))
-        return Opened(ledger, created=False), given.over(farmer.config_of(ledger), surroundings)
+        config = given.over(farmer.config_of(ledger), surroundings)
+        farmer.check_jobs(config, given.elsewhere(surroundings), ledger.workdir.path, surroundings.environ)
+        return Opened(ledger, created=False), config
 
     leave(_session(given, surroundings, workdir, opened).run())
 

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -96,8 +97,14 @@ def selftest(directory: Path, joins: bool, label: str, **options: Any) -> int:
     if not directory.is_dir():
         hint = "is it the same file system on all hosts?" if joins else "make it, on the file system to be tested"
         raise InputError(f"{directory}: there is no such directory on {os.uname().nodename}", hint=hint)
+    if "\n" in str(directory.absolute()):
+        raise InputError(
+            f"{directory.absolute()}: there is a line break in this name", hint="name a directory without one"
+        )
     party = _party(options["hosts"], options["nodes"], surroundings)
     if joins or party.follows:
+        if not label and not party.follows:
+            printed(f"taskfarmer: waiting for the self-test in {directory}, at most {JOIN_S:.0f} s", sys.stderr)
         join(directory.absolute(), label, JOIN_S)
         return 0
     for number in _INTERRUPTS:

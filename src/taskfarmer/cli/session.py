@@ -80,6 +80,7 @@ class Session:
             return LOST
         except Exception:  # a defect of ours: to be seen whole
             traceback.print_exc()
+            printed("taskfarmer: this is a defect of taskfarmer; what has finished is kept: run it again", sys.stderr)
             return LOST
 
     def _first(self, link: Link, options: FarmerOptions) -> int:

@@ -196,6 +196,7 @@ class Driver:
 
         deadline = self._clock() + ROOM_S
         told = ""
+        begun = self.ledger.state.number
         while self.ledger.append(make, self.id) is None:
             self.link.listen()
             if not self.ledger.state.open_tasks() or self._signals or self.link.gone or self._clock() >= deadline:
@@ -206,6 +207,9 @@ class Driver:
             self.clock.sleep(0.1)
             self._undertaker.bury_the_gone()
             self.ledger.refresh()
+            if any(number > begun and not named for number, _, named in self.ledger.state.stops):
+                self._tell("asked to stop")
+                return False
         if not told:
             self._tell(sharing.told(self.ledger.state))
         return True
@@ -267,7 +271,7 @@ class Driver:
         stopping = any(number != signal.SIGUSR2 for number in self._signals)
         ends = self._doubts.judged(reaped, self.plan.running, self._clock(), stopping=stopping)
         if self.executor.trouble and self.plan.mode == "work":
-            self.reporter.say(self.executor.trouble)
+            self.reporter.warn(self.executor.trouble)
             self.plan.drain()
         if not ends:
             return False
@@ -319,10 +323,10 @@ class Driver:
             self.ledger.state.observe(self.id, (), self.journal.length)
         if not written and not self.problem:
             self.problem = f"the journal cannot be written ({self.journal.problem}); nothing is started until it can"
-            self.reporter.say(self.problem)
+            self.reporter.warn(self.problem)
         elif written and self.problem:
             self.problem = ""
-            self.reporter.say("the journal can be written again")
+            self.reporter.warn("the journal can be written again")
         return written
 
     # -- being told ----------------------------------------------------------------------------------------------------
@@ -364,8 +368,10 @@ class Driver:
 
     def stop(self, why: str, *, hard: bool = False, wished: bool = True) -> None:
         """Tell all attempts to end. `hard`: without a grace. `wished`: somebody wants that, not only this farmer."""
-        self.reporter.say(why)
-        if not wished:
+        if wished:
+            self.reporter.say(why)
+        else:
+            self.reporter.warn(why)
             self.executor.let_go()
         self.act(self.plan.stop_all(self._clock(), hard=hard))
         if hard:
@@ -394,7 +400,7 @@ class Driver:
         now = self._clock()
         if self._said.get(why, float("-inf")) <= now - SAID_AGAIN_S:
             self._said[why] = now
-            self.reporter.say(why)
+            self.reporter.warn(why)
         self._hold_until = max(self._hold_until, now + seconds)
 
     # -- starting ------------------------------------------------------------------------------------------------------

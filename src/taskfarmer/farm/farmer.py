@@ -115,7 +115,7 @@ def work(
     try:
         driver.run()
         if output.problem:
-            reporter.say(f"some output of tasks is lost: {output.problem}")
+            reporter.warn(f"some output of tasks is lost: {output.problem}")
     except OSError as error:
         lost = WorkdirError(f"{error.filename or ledger.workdir.path}: {error.strerror}")
         raise _out_of_reach(lost) if driver.has_joined else lost from error

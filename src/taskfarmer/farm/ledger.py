@@ -131,11 +131,15 @@ class Ledger:
             self.disk.size(f"{tasks}/{name}")
             return
         except FileNotFoundError:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                if name in self.disk.names(tasks) or self.log.read(self.state.number).nonce == self._nonce:
-                    return  # a cache hides it; or it alone was removed, which is another trouble
+            with suppress(FileNotFoundError):
+                if name in self.disk.names(tasks):
+                    return  # a cache hides it
+            with suppress(FileNotFoundError):
+                if self.log.read(self.state.number).nonce == self._nonce:
+                    return  # only the tasks are gone, which is another trouble
         raise Replaced(
-            f"{self.workdir.path}: this is not the farm any more that was worked on: it was removed or moved away"
+            f"{self.workdir.path}: this is not the farm any more that was worked on: it was removed or moved away",
+            hint="start again where it is",
         )
 
     def _has_slept(self) -> bool:

@@ -249,7 +249,8 @@ class Log:
             self._disk.remove(draft.path)
 
     def _unwritable(self, error: OSError) -> WorkdirError:
-        return WorkdirError(f"{self.directory}: no entry can be written: {error.strerror}", hint=_SPACE)
+        hint = _SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else _RIGHT
+        return WorkdirError(f"{self.directory}: no entry can be written: {error.strerror}", hint=hint)
 
     def _by_link(self, number: int, draft: Draft) -> bool:
         try:
@@ -311,4 +312,5 @@ class Log:
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES, errno.EINVAL)
 """How file systems say that they have no links, or not there."""
 DAMAGED = "the farm cannot be used until the file is restored; its journals and logs are untouched"
-_SPACE = "free some space, or make the workdir writable"
+_SPACE = "free some space"
+_RIGHT = "it must be possible to write there"

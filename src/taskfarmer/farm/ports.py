@@ -15,6 +15,9 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """Something worth a line."""
 
+    def warn(self, text: str) -> None:
+        """Something that keeps the farmer from its work, or ends it: also for who wants to hear nothing else."""
+
     def started(self, attempt: Attempt) -> None:
         """An attempt was started."""
 

@@ -22,6 +22,10 @@ class Silent:
     def say(self, text: str) -> None:
         """Nothing."""
 
+    def warn(self, text: str) -> None:
+        """Say it like anything else."""
+        self.say(text)
+
     def started(self, attempt: Attempt) -> None:
         """Nothing."""
 
@@ -30,6 +34,17 @@ class Silent:
 
     def progress(self, state: State, rate: float) -> None:
         """Nothing."""
+
+
+class Troubles(Silent):
+    """Tells nothing but what keeps the farmer from its work, or ends it."""
+
+    def __init__(self, out: Print) -> None:
+        self._out = out
+
+    def warn(self, text: str) -> None:
+        """Print a line."""
+        self._out(f"taskfarmer: {text}")
 
 
 class Warnings(Silent):

@@ -91,7 +91,8 @@ class Ground:
         script = self.tasklist.with_name("task.sh")
         script.write_text(_TASK)
         line = f"sh {shlex.quote(str(script))} {shlex.quote(str(self.notes))}"
-        self.tasklist.write_text("".join(f"{line} {seconds:g}\n" for seconds in durations))
+        lines = "".join(f"{line} {seconds:g}\n" for seconds in durations)
+        self.tasklist.write_text(lines, errors="surrogateescape")  # directories may have any name
 
 
 def durations(tasks: int, seed: int, lease_s: float) -> list[float]:
