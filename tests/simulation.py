@@ -306,6 +306,8 @@ class SharedLog(Log):
         self._shared = shared
         self._simulated = disk
         self._mine = 0
+        self._reaches = 0
+        """The first entry of which the one that was read last tells."""
         self._fresh_at = 0.0
 
     def last(self) -> int:
@@ -330,8 +332,14 @@ class SharedLog(Log):
             entry = self._shared.trace.entries[number - 1][1] if told and known else None
             if entry is None or isinstance(entry.body, Snapshot):
                 entry, told = self.read(number), TOLD + 1
+                self._reaches = number - TOLD
             told -= 1
             yield number, entry
+
+    def told_nonce(self, number: int) -> str | None:
+        entries = self._shared.trace.entries
+        tells = self._reaches <= number <= len(entries) and not isinstance(entries[number - 1][1].body, Snapshot)
+        return entries[number - 1][1].nonce if tells else None
 
     def forget_before(self, number: int) -> None:
         self._shared.forgotten = max(self._shared.forgotten, number)
