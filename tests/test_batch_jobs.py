@@ -7,10 +7,11 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from taskfarmer.batch import GONE, JobId, JobStatus, Limits, Needs, NoAnswer, Refused, Steps, at_once
+from taskfarmer.batch import GONE, JobId, JobState, JobStatus, Limits, Needs, NoAnswer, Refused, Steps, at_once
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob, Trouble
 from taskfarmer.batch.script import REVOKED
 from taskfarmer.core.model import Task
@@ -21,6 +22,7 @@ from taskfarmer.farm.executors import Exit, Launch, StartError
 from taskfarmer.farm.executors.batch import CANCEL_S, LATE_S, BatchJobs
 from taskfarmer.farm.executors.beside import BesideJobs
 from taskfarmer.farm.executors.jobs import TEXT_BYTES, Jobs
+from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.workdir import Workdir
 from tests.explorer import Runs
 
@@ -34,6 +36,52 @@ class Killed(BaseException):
     """The submitting process is no more."""
 
 
+class Memory:
+    """What the journals say (`Told`)."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.ends: dict[int, int] = {}
+        self.is_stuck = False
+
+    def look(self) -> None:
+        """All is known."""
+
+    def submissions(self) -> set[str]:
+        """Return what farmers told of."""
+        return self.names
+
+    def last_end(self, task: int) -> int:
+        """Return the last attempt that came to an end of its own."""
+        return self.ends.get(task, 0)
+
+    def note(self, text: str) -> bool:
+        """Write a note."""
+        if not self.is_stuck:
+            assert text.startswith('"submitted ')
+            self.names.add(text.split()[1].rstrip('"'))
+        return not self.is_stuck
+
+
+class Recorded(BatchJobs):
+    """An executor of which all that it returns is recorded at once, unless the journal is stuck."""
+
+    told: Memory
+
+    def start(self, launch: Launch) -> None:
+        """Start it."""
+        super().start(launch)
+        self.attempts = {**getattr(self, "attempts", {}), launch.id: launch.attempt}
+
+    def reap(self) -> list[Exit]:
+        """Record what ended."""
+        ends = list(super().reap())
+        if not self.told.is_stuck:
+            own = [end for end in ends if end.reason in ("ended", "timeout")]
+            self.told.ends.update((end.id, self.attempts[end.id]) for end in own)
+        return ends
+
+
 class World:
     """A scheduler, a workdir and the farmers that come and go."""
 
@@ -43,17 +91,21 @@ class World:
         self.workdir = Workdir(path)
         self.workdir.logs.mkdir(parents=True, exist_ok=True)
         self.said: list[str] = []
+        self.told = Memory()
         self.ran: Counter[int] = Counter()
         self.jobs = jobs
         self.system.on_start = self._began
         self.executor = self.farmer()
 
-    def farmer(self, kill_at: int = 0) -> BatchJobs:
+    def farmer(self, kill_at: int = 0, disk: Disk | None = None) -> BatchJobs:
         """Return the executor of one more farmer, which dies before its `kill_at`th operation on the disk."""
-        return BatchJobs(
-            self.system, self.workdir, Disk(_killer(kill_at) if kill_at else None), self.jobs, self.said.append,
+        disk = disk or Disk(_killer(kill_at) if kill_at else None)
+        farmer = Recorded(
+            self.system, self.workdir, disk, self.jobs, self.said.append, self.told,
             clock=lambda: self.now, wall=lambda: self.now,
         )  # fmt: skip
+        farmer.told, farmer.note = self.told, self.told.note
+        return farmer
 
     def _began(self, job: FakeJob) -> None:
         if (job.submission.directory / REVOKED).exists():
@@ -87,9 +139,9 @@ class World:
         self.system.end(job.id, status)
 
 
-def write_result(job: FakeJob, status: int = 0, reason: str = "-") -> None:
+def write_result(job: FakeJob, status: int = 0, reason: str = "-", **times: float) -> None:
     """Write what an element leaves behind."""
-    value = {"status": status, "reason": reason, "user_s": 1.0, "system_s": 0.5, "rss_kib": 7}
+    value = {"status": status, "reason": reason, "user_s": 1.0, "system_s": 0.5, "rss_kib": 7, **times}
     (job.submission.directory / "results" / str(job.element)).write_text(json.dumps(value))
 
 
@@ -177,6 +229,7 @@ def test_a_job_that_ended_without_a_word_is_lost_a_while_later(world: World, sta
 
 
 def test_a_result_that_comes_up_late_counts(world: World) -> None:
+    """spec: calibration 17.149"""
     world.executor.start(launch(0))
     world.turns(3)
     world.system.end(world.job(0).id)
@@ -186,6 +239,7 @@ def test_a_result_that_comes_up_late_counts(world: World) -> None:
 
 
 def test_a_forgotten_job_is_lost_unless_it_left_its_end(world: World) -> None:
+    """spec: workflow 6.12.141, calibration 17.149"""
     for id in (0, 1):
         world.executor.start(launch(id))
     world.turns(3)
@@ -204,6 +258,7 @@ def test_a_requeued_job_goes_on(world: World) -> None:
 
 
 def test_held_jobs_are_said_once_with_their_reason(world: World) -> None:
+    """spec: workflow 6.12.140, calibration 17.148"""
     world.executor.start(launch(0))
     world.turns(3)
     world.system.hold(world.job(0).id, "The input file x is missing")
@@ -213,7 +268,31 @@ def test_held_jobs_are_said_once_with_their_reason(world: World) -> None:
     assert "The input file x is missing" in said[0]
 
 
+def test_a_state_never_heard_of_is_said_once(world: World) -> None:
+    """spec: workflow 6.13.147, calibration 17.148"""
+    for id in range(3):
+        world.executor.start(launch(id))
+    world.turns(3)
+    for id in range(3):
+        world.system.confuse(world.job(id).id, "PURPLE")
+    assert not world.turns(300)
+    said = [text for text in world.said if "PURPLE" in text]
+    assert len(said) == 1
+    assert "waited for" in said[0]
+
+
+def test_what_nobody_can_release_is_said_with_what_to_do(world: World) -> None:
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.job(0).status = JobStatus(JobState.HELD, reason="PartitionConfig", remedy="ask for less")
+    world.turns(60)
+    said = [text for text in world.said if "held" in text]
+    assert len(said) == 1
+    assert said[0].endswith("is held: PartitionConfig; ask for less, or `taskfarmer cancel` the task")
+
+
 def test_a_scheduler_that_does_not_answer_changes_nothing(world: World) -> None:
+    """spec: workflow 6.9.115"""
     world.executor.start(launch(0))
     world.turns(3)
     world.system.misbehave("poll", NoAnswer("squeue did not answer within 60 s"), times=5)
@@ -223,6 +302,7 @@ def test_a_scheduler_that_does_not_answer_changes_nothing(world: World) -> None:
 
 
 def test_what_is_refused_for_now_is_submitted_later(world: World) -> None:
+    """spec: calibration 17.150, 17.153"""
     world.system.misbehave("submit", Refused("QOSMaxSubmitJobPerUserLimit", again=True), times=3)
     world.executor.start(launch(0))
     world.turns(60)
@@ -231,12 +311,32 @@ def test_what_is_refused_for_now_is_submitted_later(world: World) -> None:
     assert any("QOSMaxSubmitJobPerUserLimit" in text for text in world.said)
 
 
-def test_a_limit_of_jobs_that_leaves_room_for_some_lets_them_in(tmp_path: Path) -> None:
-    """A thousand at once would be refused for ever."""
+class Silent(Fake):
+    """Does not say how many jobs a user may have."""
+
+    def limits(self) -> Steps[Limits]:
+        """Say the rest."""
+        return at_once(Limits(elements=self.allowed.elements))
+
+
+def test_a_limit_of_jobs_that_is_known_is_kept_to(tmp_path: Path) -> None:
+    """So nothing is refused, and no pause lost. spec: calibration 17.150"""
     world = World(tmp_path / "farm", Fake(limits=Limits(elements=1000, jobs=5), run_s=30))
     for id in range(100):
         world.executor.start(launch(id))
     world.turns(300)
+    assert len(world.ran) > 25
+    assert max(world.ran.values()) == 1
+    assert world.system.asked["submit"] <= len(world.ran)
+    assert not [text for text in world.said if "limit" in text]
+
+
+def test_a_limit_of_jobs_that_leaves_room_for_some_lets_them_in(tmp_path: Path) -> None:
+    """A thousand at once would be refused for ever. spec: calibration 17.150"""
+    world = World(tmp_path / "farm", Silent(limits=Limits(elements=1000, jobs=5), run_s=30))
+    for id in range(100):
+        world.executor.start(launch(id))
+    world.turns(600)
     assert len(world.ran) > 12
     assert max(world.ran.values()) == 1
     said = [text for text in world.said if "jobs are the limit" in text]
@@ -294,6 +394,7 @@ def test_a_submission_that_comes_very_late_does_nothing(world: World) -> None:
 
 
 def test_the_next_farmer_attaches_to_the_job_of_a_dead_one(world: World) -> None:
+    """spec: workflow 6.9.118"""
     for id in range(3):
         world.executor.start(launch(id))
     world.turns(3)
@@ -325,6 +426,7 @@ def test_an_end_that_stands_in_the_ledger_is_not_taken_again(world: World) -> No
 
 
 def test_a_farmer_that_was_told_to_stop_cancels_its_jobs(world: World) -> None:
+    """spec: workflow 6.9.111, 6.9.112"""
     for id in range(10):
         world.executor.start(launch(id))
     world.turns(3)
@@ -349,6 +451,7 @@ def test_a_cancel_that_the_scheduler_does_not_take_is_tried_again(world: World) 
 
 
 def test_a_time_out_is_said_by_the_job(world: World) -> None:
+    """spec: workflow 6.9.120"""
     world.executor.start(launch(0))
     world.turns(3)
     world.finish(0, -15, "timeout")
@@ -504,19 +607,143 @@ def test_an_end_that_another_farmer_took_in_meanwhile_is_not_taken_again(world: 
     assert world.ran[1] == 2
 
 
-def test_what_was_taken_in_is_noted_as_soon_as_the_disk_takes_it(world: World) -> None:
+def test_an_end_that_the_journal_does_not_have_is_not_lost(world: World) -> None:
+    """On a full disk, say, which has room for small files: the farmer dies before it could write it down."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.told.is_stuck = True
+    world.finish(0, 1)
+    assert [end.status for end in world.turns(10)] == [1]
+    world.executor.close()
+    world.told.is_stuck = False
+    world.executor = world.farmer()
+    world.executor.start(launch(0, attempt=2))
+    assert [end.status for end in world.turns(5)] == [1]
+    assert world.ran == {0: 1}
+
+
+def test_an_end_that_the_journal_has_is_over_also_if_its_farmer_dies_at_once(world: World) -> None:
+    """A task that failed and is to be done again is not failed by its old job."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.finish(0, 1)
+    ends: list[Exit] = []
+    while not ends:
+        ends = world.turns(0.5)
+    world.executor = world.farmer()
+    world.executor.start(launch(0, attempt=2))
+    world.turns(3)
+    assert world.ran == {0: 2}
+
+
+def test_nothing_is_submitted_that_the_journal_does_not_tell_of(world: World) -> None:
+    world.told.is_stuck = True
+    world.executor.start(launch(0))
+    assert not world.turns(20)
+    assert not world.system.jobs
+    assert not list(world.workdir.jobs.iterdir())
+    assert "the journal cannot be written" in world.said[-1]
+    world.told.is_stuck = False
+    world.turns(60)
+    assert world.ran == {0: 1}
+
+
+class Stale(Disk):
+    """A client whose lists of directories are older than what others did lately."""
+
+    def names(self, path: str) -> list[str]:
+        """Return what was there long ago."""
+        return [] if path.endswith("/jobs") else super().names(path)
+
+
+def test_a_submission_is_known_also_where_the_list_does_not_have_it_yet(world: World) -> None:
+    """On sshfs a new name is 20 s late; a farmer that was let in meanwhile must not submit once more."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.executor.let_go()
+    world.executor.signal(0, 15)
+    world.turns(0.5)
+    world.executor = world.farmer(disk=Stale())
+    world.executor.start(launch(0, attempt=2))
+    world.turns(3)
+    world.finish(0)
+    assert [end.status for end in world.turns(40)] == [0]
+    assert world.ran == {0: 1}
+
+
+def test_a_result_that_the_list_does_not_have_is_looked_for_by_its_name_at_last(world: World) -> None:
+    class Late(Disk):
+        def names(self, path: str) -> list[str]:
+            return [] if path.endswith("/results") else super().names(path)
+
+    world.executor = world.farmer(disk=Late())
+    for id in (0, 1):
+        world.executor.start(launch(id))
+    world.turns(3)
+    world.told.is_stuck = True
+    world.finish(0, 3)
+    write_result(world.job(1))
+    world.system.lose(world.job(1).id)
+    world.executor.signal(1, 15)
+    ends = world.turns(60)
+    assert sorted((end.id, end.status, end.reason) for end in ends) == [(0, 3, "ended"), (1, 0, "ended")]
+    assert world.executor.holds(launch(0, attempt=2)), "no journal has it"
+
+
+def test_what_was_refused_for_now_leaves_nothing_behind(world: World) -> None:
+    world.system.misbehave("submit", Refused("QOSMaxSubmitJobPerUserLimit", again=True), times=3)
+    world.executor.start(launch(0))
+    world.turns(60)
+    assert [path.name for path in world.workdir.jobs.iterdir()] == [world.job(0).submission.name]
+
+
+def test_a_farmer_that_saw_what_was_withdrawn_does_not_wait_for_it(world: World) -> None:
+    other = world.farmer()
+    world.system.misbehave("submit", Refused("busy", again=True))
+    world.executor.start(launch(0))
+    request = world.executor._submissions.request
+
+    def seen(*args: Any) -> Any:
+        made = request(*args)
+        other.holds(launch(0, attempt=2))  # it looks just now
+        return made
+
+    world.executor._submissions.request = seen  # type: ignore[assignment, method-assign]
+    world.turns(1.5)
+    assert not list(world.workdir.jobs.iterdir())
+    other._left.look_again()
+    assert not other.holds(launch(0, attempt=2))
+
+
+def test_a_job_tells_when_it_ran(world: World) -> None:
+    """As far as that can be: a node whose clock is wrong is not believed."""
+    for id in range(3):
+        world.executor.start(launch(id))
+    world.turns(30)
+    now = world.now
+    write_result(world.job(0), start=now - 10.0, end=now - 5.0)
+    write_result(world.job(1), start=now - 10.0, end=now + 3600.0)
+    write_result(world.job(2), start=now - 80.0, end=now + 10.0)
+    ends = {end.id: (end.start, end.end) for end in world.turns(5)}
+    assert ends[0] == (now - 10.0, now - 5.0)
+    assert ends[1] == (0.0, 0.0)
+    assert ends[2][0] == world.executor._submissions.all()[0].time
+    assert ends[2][1] <= world.now
+
+
+def test_what_is_over_and_left_nothing_is_noted_as_soon_as_the_disk_takes_it(world: World) -> None:
     world.executor.start(launch(0))
     world.turns(3)
     seen = world.job(0).submission.directory / "seen"
     seen.write_text("in the way")
-    world.finish(0, 1)
-    assert [end.status for end in world.turns(5)] == [1]
+    world.system.lose(world.job(0).id)
+    assert [end.reason for end in world.turns(20)] == ["lost"]
     world.executor.start(launch(0, attempt=2))
     world.turns(3)
     assert world.ran == {0: 2}, "this farmer knows it without a disk"
     seen.unlink()
-    world.finish(0, 1)
-    world.turns(5)
+    world.system.lose(world.job(0).id)
+    world.turns(20)
     assert world.farmer().holds(launch(0, attempt=3)) is False
     assert len(list(seen.iterdir())) == 1
 
@@ -556,11 +783,44 @@ def test_a_job_of_another_batch_system_is_not_asked_for_in_this_one(world: World
     assert not world.system.asked["poll"]
 
 
+class Cluster(Fake):
+    """One of several schedulers of the same kind, which give the same ids."""
+
+    called = "east"
+
+    def instance(self) -> Steps[str]:
+        """Say which."""
+        return at_once(self.called)
+
+
+@pytest.mark.parametrize("knows_itself", [False, True])
+def test_a_job_of_another_cluster_is_not_asked_for_in_this_one(tmp_path: Path, knows_itself: bool) -> None:
+    world = World(tmp_path / "farm", Cluster())
+    world.executor.start(launch(0))
+    world.turns(3)
+    west = world.system = Cluster()
+    west.called = "west"
+    west.on_start = world._began
+    world.executor = world.farmer()
+    if knows_itself:
+        world.executor.start(launch(1))
+        world.turns(3)
+        with pytest.raises(StartError, match=r"fake job 1\.1 \(east\)"):
+            world.executor.start(launch(0, attempt=2))
+    else:
+        world.executor.start(launch(0, attempt=2))
+        assert [(end.id, end.reason) for end in world.turns(5)] == [(0, "nostart")]
+    assert "fake job 1.1 (east)" in world.executor.trouble
+    assert world.ran[0] == 1
+    assert world.executor.holds(launch(0, attempt=3))
+
+
 def test_an_ordinary_farmer_does_not_run_what_a_job_may_be_running(world: World) -> None:
     world.executor.start(launch(0))
     world.turns(3)
     inner = Recorder()
-    ordinary = BesideJobs(inner, world.workdir, Disk())
+    ledger = Ledger(world.workdir)
+    ordinary = BesideJobs(inner, ledger, world.told)
     ordinary.start(launch(1))
     ordinary.start(launch(2, attempt=2))
     with pytest.raises(StartError, match=r"task 0 may still be running as fake job 1\.1"):
@@ -569,7 +829,7 @@ def test_an_ordinary_farmer_does_not_run_what_a_job_may_be_running(world: World)
     assert inner.started == [1, 2]
     world.finish(0, 1)
     world.turns(5)
-    later = BesideJobs(inner, world.workdir, Disk())
+    later = BesideJobs(inner, ledger, world.told)
     later.start(launch(0, attempt=2))
     assert inner.started == [1, 2, 0]
 

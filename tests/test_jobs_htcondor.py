@@ -60,6 +60,7 @@ def test_jobs_that_somebody_removes_or_vacates_run_again_and_are_no_failures(con
 
 
 def test_a_held_job_is_said_with_its_reason(condor: HTCondor, jobs: Farm) -> None:
+    """spec: workflow 6.9.112, 6.12.140"""
     write(jobs, "sleep 300")
     farmer = jobs.start(*JOBS)
     wait_for(lambda: ran(jobs)[0] == 1, "it to run")
@@ -72,6 +73,7 @@ def test_a_held_job_is_said_with_its_reason(condor: HTCondor, jobs: Farm) -> Non
 
 
 def test_the_schedd_is_away_for_a_while(condor: HTCondor, jobs: Farm) -> None:
+    """spec: workflow 6.9.115"""
     write(jobs, *["sleep 3"] * 4)
     farmer = jobs.start(*JOBS)
     wait_for(lambda: len(ran(jobs)) == 4, "all to run")

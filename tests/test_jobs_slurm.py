@@ -95,6 +95,30 @@ def test_jobs_do_not_mind_the_end_of_their_farmer(slurm: Slurm, jobs: Farm, faul
     assert not faults.calls()["scancel"]
 
 
+def test_jobs_of_a_dead_farmer_are_ended_by_who_wants_their_tasks_to_end(slurm: Slurm, jobs: Farm) -> None:
+    """As soon as the controller is there; and what was not cancelled goes on."""
+    write(jobs, *["while [ ! -e go ]; do sleep 0.3; done"] * 4)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 4, "all to run")
+    jobs.wait_for_farmers(1)
+    die(farmer)
+    cancelled = jobs.once("cancel", jobs.workdir, "0").out
+    assert "cancelled 1 job that no farmer minds" in cancelled, cancelled
+    wait_for(lambda: len(slurm.queue()) == 3, "its job to go")
+    with slurm.controller_away():
+        done = jobs.once("cancel", jobs.workdir, "1")
+    assert (done.status, done.out) == (0, "cancelled 1 task: 1\n")
+    assert done.err.startswith("taskfarmer: slurm: ")
+    assert f"`taskfarmer stop {jobs.workdir}` tries once more" in done.err
+    assert done.err.count("\n") == 1
+    assert "cancelled 3 jobs" in jobs.once("stop", jobs.workdir).out
+    wait_for(lambda: not slurm.queue(), "the queue to be empty")
+    (jobs.path / "go").touch()
+    assert jobs.run(*JOBS).status == 0
+    assert jobs.counts() == {"finished": 2, "cancelled": 2}
+    assert ran(jobs) == {0: 1, 1: 1, 2: 2, 3: 2}
+
+
 def kill_guardian(farmer: Farmer) -> None:
     """The loop notices and leaves."""
     loop = farmer.loop()
@@ -134,6 +158,7 @@ def test_a_job_that_somebody_cancels_and_those_of_a_node_that_goes_down_run_agai
 
 
 def test_told_to_stop_it_leaves_nothing_in_the_queue(slurm: Slurm, jobs: Farm) -> None:
+    """spec: workflow 6.9.112"""
     write(jobs, *["sleep 300"] * 30)
     farmer = jobs.start(*JOBS)
     wait_for(lambda: len(ran(jobs)) >= 5, "some to run")
@@ -145,18 +170,20 @@ def test_told_to_stop_it_leaves_nothing_in_the_queue(slurm: Slurm, jobs: Farm) -
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [(("--queue", "nope"), "invalid partition"), (("--batch-option=--no-such-option",), "no-such-option")],
-)
+    [(("--queue", "nope"), "invalid partition"), (("--batch-option=--no-such-option",), "no-such-option"),
+     (("--memory", "1PB"), "memory specification can not be satisfied")],
+)  # fmt: skip
 def test_what_is_refused_for_good_is_said_in_slurm_s_words(jobs: Farm, option: tuple[str, ...], words: str) -> None:
-    write(jobs, "true")
+    write(jobs, "true", "true", "true")
     done = jobs.run(*JOBS, *option)
     assert done.status == 3
+    assert (done.out + done.err).count("Slurm refuses the jobs") == 1
     assert words in (done.out + done.err).lower(), done
     assert not ran(jobs)
 
 
 def test_tasks_that_no_node_can_have_do_not_end_the_jobs_of_others(slurm: Slurm, jobs: Farm) -> None:
-    """Slurm refuses some of those at once, and lets others wait for ever."""
+    """Slurm refuses some of those at once, and lets others wait for ever. spec: workflow 6.9.114"""
     tasks: list[dict[str, object]] = [{"command": f"echo {n} >>ran; sleep 5"} for n in range(3)]
     tasks += [{"command": "echo 3 >>ran", "gpus": 1}, {"command": "echo 4 >>ran", "cpus": 999}]
     jobs.list.write_text("".join(json.dumps(task) + "\n" for task in tasks))
@@ -171,6 +198,7 @@ def test_tasks_that_no_node_can_have_do_not_end_the_jobs_of_others(slurm: Slurm,
 
 
 def test_the_controller_is_away_for_a_while(slurm: Slurm, jobs: Farm) -> None:
+    """spec: workflow 6.9.115"""
     write(jobs, *["sleep 3"] * 6)
     farmer = jobs.start(*JOBS)
     wait_for(lambda: len(ran(jobs)) == 6, "all to run")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from taskfarmer.definitions import Definition
-from tests.farms import Farm, Farmer, kill, wait_for
+from tests.farms import Farm, Farmer, is_alive, kill, processes_with, wait_for
 
 JOBS = ("--batch", "local", "--one-job-per-task")
 
@@ -57,6 +58,7 @@ def test_each_task_is_a_job_and_ends_as_it_would_here(jobs: Farm) -> None:
 
 
 def test_retries_time_outs_and_dependencies_hold(jobs: Farm) -> None:
+    """spec: workflow 6.9.110, 6.9.120, calibration 17.152"""
     tasks = [
         {"name": "slow", "command": "echo 0 >>ran; sleep 60", "timeout": 1},
         {"name": "flaky", "command": "echo 1 >>ran; [ $TASKFARMER_ATTEMPT = 2 ]", "retries": 1},
@@ -100,7 +102,39 @@ def test_a_runner_of_the_user_works_in_a_job(jobs: Farm) -> None:
     assert jobs.log(0) == "before 0\nwithin\n"
 
 
+def test_jobs_that_wait_in_the_queue_do_not_seem_to_run(jobs: Farm) -> None:
+    """Nor do their attempts count from the submission, once they have ended."""
+    stamp = "date +%s.%N >$PROC_NUMBER"
+    write(jobs, *[f"{stamp}.began; while [ ! -e go ]; do sleep 0.1; done; {stamp}.ended"] * 6)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 4, "four jobs to run")
+    queued = set(range(6)) - set(ran(jobs))
+    status = jobs.once("status", jobs.workdir, "--json").json()
+    assert (status["tasks"]["running"], status["queued"]) == (6, 2)
+    assert "2 of those that run wait in the queue of their batch system" in jobs.once("status", jobs.workdir).out
+    rows = jobs.once("tasks", jobs.workdir, "--running", "--json").json()["tasks"]
+    assert {row["id"] for row in rows if row["queued"]} == queued
+    assert all(row["job"].startswith("local ") for row in rows)
+    waits = min(queued)
+    assert "its job waits in the queue" in jobs.once("show", jobs.workdir, str(waits)).out
+    assert "its job waits in a queue: local job" in jobs.once("why", jobs.workdir, str(waits)).out
+    released = time.time()
+    (jobs.path / "go").touch()
+    assert farmer.wait().status == 0
+    shown = jobs.once("show", jobs.workdir, "0-5", "--json").json()["tasks"]
+    for task in shown:
+        (attempt,) = task["attempts"]
+        began, ended = (float((jobs.path / f"{task['id']}.{what}").read_text()) for what in ("began", "ended"))
+        assert attempt["start"] <= began < ended <= attempt["end"]
+        assert not task["queued"]
+        assert f"started {time.strftime('%Y-%m-%d', time.localtime(began))}" in task["jobs"][0]
+        if task["id"] in queued:
+            assert attempt["start"] >= released
+    assert not list(jobs.workdir.glob("jobs/*/results/*.start"))
+
+
 def test_told_to_stop_it_cancels_its_jobs(jobs: Farm) -> None:
+    """spec: workflow 6.9.112"""
     write(jobs, *["sleep 300"] * 6)
     farmer = jobs.start(*JOBS)
     wait_for(lambda: len(ran(jobs)) == 4, "four jobs to run")
@@ -180,6 +214,62 @@ def test_bad_usage_is_one_line_before_anything_ran(jobs: Farm, options: tuple[st
     assert not (jobs.workdir / "jobs").exists()
 
 
+GATE = """
+from taskfarmer.batch import Call
+from taskfarmer.batch.local import Local
+
+class Gate(Local):
+    def limits(self):
+        yield Call(argv=("sh", "-c", "while [ ! -e open ]; do sleep 0.1; done"))
+        return (yield from super().limits())
+"""
+
+
+def test_a_farmer_that_slept_does_not_submit_what_others_have_by_now(jobs: Farm) -> None:
+    """It was stopped, or its host slept, between taking a task and submitting it, for longer than the lease."""
+    (jobs.path / "gate.py").write_text(GATE)
+    write(jobs, "sleep 1")
+    options = ("--batch", "gate.Gate", "--one-job-per-task", "--lease", "6")
+    first = jobs.start(*options)
+    jobs.wait_for_farmers(1)
+    wait_for(lambda: jobs.counts() == {"running": 1}, "it to be started")
+    sleepers = (first.loop(), first.pid)
+    for pid in sleepers:
+        kill(pid, signal.SIGSTOP)
+    second = jobs.start(*options)
+    wait_for(lambda: "buried" in jobs.once("status", jobs.workdir, "--farmers").out, "the sleeper to be buried")
+    (jobs.path / "open").touch()
+    wait_for(lambda: ran(jobs)[0] == 1, "the other one's job")
+    kill(sleepers[0], signal.SIGCONT)
+    assert second.wait().status == 0
+    wait_for(lambda: not is_alive(sleepers[0]), "the sleeper to leave")
+    kill(sleepers[1], signal.SIGCONT)
+    first.wait()
+    assert ran(jobs) == {0: 1}
+    assert len(requests(jobs)) == 1
+
+
+@pytest.mark.parametrize("option", ["--batch-option=--array=1-3", "--batch-option=--parsable"])
+def test_what_the_system_cannot_do_is_refused_before_a_farm_is_made(jobs: Farm, option: str) -> None:
+    """Slurm's standin is a file of that name: nothing is called. So with a path that it cannot write to."""
+    programs = jobs.path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        (programs / name).write_text("#!/bin/sh\nexit 99\n")
+        (programs / name).chmod(0o755)
+    jobs.env["PATH"] = f"{programs}:{jobs.env.get('PATH', os.environ['PATH'])}"
+    write(jobs, "true")
+    slurm = ("--batch", "slurm", "--one-job-per-task")
+    done = jobs.run(*slurm, option)
+    assert (done.status, done.err.count("\n")) == (2, 1), done
+    assert not jobs.workdir.exists()
+    odd = jobs.path / "back\\slash"
+    done = jobs.run(*slurm, "--workdir", odd)
+    assert (done.status, done.err.count("\n")) == (2, 1), done
+    assert "Slurm cannot write to a path with a backslash" in done.err
+    assert not odd.exists()
+
+
 def die(farmer: Farmer) -> None:
     """Guardian and loop are killed in one moment."""
     for pid in (farmer.loop(), farmer.pid):
@@ -188,7 +278,7 @@ def die(farmer: Farmer) -> None:
 
 
 def test_jobs_do_not_mind_the_death_of_their_farmer(jobs: Farm) -> None:
-    """Not even many times: it is the farmer that was lost, no job."""
+    """Not even many times: it is the farmer that was lost, no job. spec: workflow 6.9.118"""
     write(jobs, *["while [ ! -e go ]; do sleep 0.2; done"] * 4)
     options = (*JOBS, "--max-losses", "0")
     for count in (1, 2, 3):
@@ -201,6 +291,77 @@ def test_jobs_do_not_mind_the_death_of_their_farmer(jobs: Farm) -> None:
     assert done.status == 0, done
     assert ran(jobs) == dict.fromkeys(range(4), 1)
     assert len(requests(jobs)) == 1
+
+
+def test_cancelling_ends_the_jobs_that_no_farmer_minds(jobs: Farm) -> None:
+    """And those alone; a task that is cancelled and asked for again is not lost, it runs."""
+    write(jobs, *["while [ ! -e go ]; do sleep 0.2; done"] * 3)
+    farmer = jobs.start(*JOBS, "--max-losses", "0")
+    wait_for(lambda: len(ran(jobs)) == 3, "three jobs to run")
+    jobs.wait_for_farmers(1)
+    die(farmer)
+    done = jobs.once("cancel", jobs.workdir, "1", "--json")
+    assert done.status == 0, done
+    assert (done.json()["ids"], done.json()["jobs_cancelled"], done.json()["problems"]) == ("1", 1, [])
+    assert _tasks(jobs) == {0, 2}
+    (jobs.path / "go").touch()
+    assert jobs.run(*JOBS).status == 0
+    assert ran(jobs) == {0: 1, 1: 1, 2: 1}
+    assert jobs.once("retry", jobs.workdir, "1").status == 0
+    assert jobs.run(*JOBS).status == 0
+    assert ran(jobs) == {0: 1, 1: 2, 2: 1}
+    assert "lost with its batch job" not in jobs.once("show", jobs.workdir, "1").out
+
+
+def test_stop_ends_the_jobs_that_no_farmer_minds(jobs: Farm) -> None:
+    write(jobs, *["[ -e go ] || sleep 300"] * 6)  # two of them wait in the queue
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 4, "four jobs to run")
+    jobs.wait_for_farmers(1)
+    die(farmer)
+    assert jobs.once("drain", jobs.workdir).status == 0
+    assert len(_tasks(jobs)) == 4, "these may end"
+    done = jobs.once("stop", jobs.workdir)
+    assert done.status == 0, done
+    assert done.out == "cancelled 6 jobs that no farmer minds\n"
+    assert not _tasks(jobs)
+    again = jobs.once("stop", jobs.workdir)
+    assert again.out == "no farmer is at work\n", again
+    (jobs.path / "go").touch()
+    assert jobs.run(*JOBS).status == 0
+    assert sum(ran(jobs).values()) == 4 + 6
+
+
+def test_a_scheduler_that_does_not_answer_who_wants_jobs_to_end(jobs: Farm) -> None:
+    """One line, with what to do; the task is cancelled all the same."""
+    write(jobs, "sleep 300")
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) == 1, "it to run")
+    jobs.wait_for_farmers(1)
+    die(farmer)
+    spool = jobs.env["TASKFARMER_LOCAL_JOBS"]
+    jobs.env["TASKFARMER_LOCAL_JOBS"] = str(jobs.list)
+    done = jobs.once("cancel", jobs.workdir, "0")
+    assert done.status == 0, done
+    assert done.out == "cancelled 1 task: 0\n"
+    assert done.err.startswith("taskfarmer: local: ")
+    assert done.err.count("\n") == 1
+    assert f"`taskfarmer stop {jobs.workdir}` tries once more" in done.err
+    assert _tasks(jobs) == {0}
+    jobs.env["TASKFARMER_LOCAL_JOBS"] = spool
+    assert jobs.once("stop", jobs.workdir).out == "cancelled 1 job that no farmer minds\n"
+    assert not _tasks(jobs)
+
+
+def _tasks(farm: Farm) -> set[int]:
+    """Return the tasks of which processes live."""
+    mark = f"TASKFARMER_WORKDIR={farm.workdir}"
+    found = set()
+    for pid in processes_with(mark):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found |= {int(word.partition(b"=")[2]) for word in words if word.startswith(b"TASKFARMER_TASK_ID=")}
+    return found
 
 
 def test_an_ordinary_farmer_does_not_run_what_a_job_may_be_running(jobs: Farm) -> None:
@@ -272,7 +433,7 @@ def test_a_task_that_succeeded_has_ended_also_if_its_job_is_told_to_end_then(tmp
 
 
 def test_a_task_that_is_told_to_end_has_no_end(tmp_path: Path) -> None:
-    """Whatever it says then."""
+    """Whatever it says then. spec: calibration 17.143"""
     element = Lonely(tmp_path, "trap 'exit 0' TERM; touch did; while :; do sleep 0.1; done")
     element.results.mkdir()
     with element.start() as process:

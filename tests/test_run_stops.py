@@ -190,7 +190,8 @@ def test_what_is_cancelled_and_retried_at_once_does_not_run_twice_at_a_time(farm
     assert farm.once("cancel", farm.workdir, "0").out == "cancelled 1 task: 0\n"
     retried = farm.once("retry", farm.workdir, "0")
     assert retried.status == 0, retried
-    farm.once("resume", farm.workdir)
-    assert {farmer.wait().status for farmer in at_work} == {0}
+    assert farm.once("resume", farm.workdir).status == 0
+    # Who was about to leave may see that there is work again, and say that some is left.
+    assert {farmer.wait().status for farmer in at_work} <= {0, 3}
     assert stamps.read_text().split() == ["begin", "end", "begin"]
     check_contract(farm, 1)

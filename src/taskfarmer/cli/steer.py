@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from ..core.entries import Body, Cancel, News, Retry, Stop
 from ..core.ids import format_ids
 from ..core.state import BLOCKED, CANCELLED, FAILED, READY, TAKEN, UNKNOWN, WAITING, Farmer, State
 from ..core.words import plural
-from ..errors import InputError
+from ..errors import InputError, TaskfarmerError, WorkdirError
 from ..farm.ledger import Ledger
 from .asking import (
     CommandWithWords,
@@ -106,7 +106,8 @@ def retry(workdir: Path, ids: str | None, failed: bool, as_json: bool) -> None:
 def cancel(workdir: Path, ids: str | None, everything: bool, as_json: bool) -> None:
     """Cancel tasks of the farm in WORKDIR that have not ended: IDS, or all. What runs of them is told to end.
 
-    Tasks that wait for them are blocked. `taskfarmer retry WORKDIR IDS` takes it back.
+    Tasks that wait for them are blocked. `taskfarmer retry WORKDIR IDS` takes it back. Where they are jobs of their own
+    (`--one-job-per-task`), and no farmer is at work that would end them, the command does.
     """
     if everything and ids is not None:
         raise click.UsageError("name IDS, or --all, not both")
@@ -117,12 +118,20 @@ def cancel(workdir: Path, ids: str | None, everything: bool, as_json: bool) -> N
             tasks = range(len(state)) if named is None else named
             return [task for task in tasks if state.status[task] in _CANCELLED]
 
-        done = _append(ledger, chosen, lambda text: Cancel(ids=text))
+        try:
+            done = _append(ledger, chosen, lambda text: Cancel(ids=text))
+        except WorkdirError as error:
+            if named is None:  # a full disk: pilots cannot be told, but ended
+                _end_pilots(ledger, "now", _raising(error))
+            raise
         if named is not None:
             _check_some(ledger, named, done, "can still be cancelled")
         else:
             _end_pilots(ledger, "waiting", lambda: None)  # they would find nothing to do
-        _tell(ledger, "cancel", done, as_json, "cancelled")
+        jobs = _end_jobs(ledger, set(done))
+        _tell(ledger, "cancel", done, as_json, "cancelled", **asdict(jobs))
+        if not as_json:
+            jobs.say()
 
 
 def _whom(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +151,8 @@ def stop(workdir: Path, drain: bool, hosts: tuple[str, ...], farmers: tuple[str,
     """Tell the farmers that are at work on WORKDIR to stop. Tasks that run are ended, and go back to toprocess.
 
     All farmers are meant, or those that --host and --farmer name. Those that start later are not. Where all are meant,
-    pilots that wait in the queue of a batch system are cancelled, and no more are kept there.
+    pilots that wait in the queue of a batch system are cancelled, and no more are kept there; and so are jobs of tasks
+    (`--one-job-per-task`) that no farmer minds.
     """
     _send_home("stop", workdir, "drain" if drain else "now", hosts, farmers, as_json)
 
@@ -180,21 +190,27 @@ def _send_home(
 
     with farm(workdir) as ledger:
         if hosts or farmers:
-            pilots = _Pilots()
+            pilots, jobs = _Pilots(), _Jobs()
             ledger.append(make)
         else:
             pilots = _end_pilots(ledger, mode, lambda: ledger.append(make))
+            jobs = _end_jobs(ledger) if mode == "now" else _Jobs()
         on = sorted({host_of(farmer) for farmer in told})
         if as_json:
             ids = [farmer.id for farmer in told]
             path = str(ledger.workdir.path)
-            print_json(command, workdir=path, mode=mode, farmers=ids, hosts=on, **asdict(pilots))
+            values = asdict(pilots) | {
+                "jobs_cancelled": jobs.jobs_cancelled,
+                "problems": [*pilots.problems, *jobs.problems],
+            }
+            print_json(command, workdir=path, mode=mode, farmers=ids, hosts=on, **values)
             return
         pilots.say()
+        jobs.say()
         if told:
             where = f" on {len(on)} hosts" if len(on) > 1 else f" on {on[0]}" if hosts else ""
             say(f"told {plural(len(told), 'farmer')}{where} to {'drain' if mode == 'drain' else 'stop'}")
-        elif not pilots.pilots_cancelled:
+        elif not pilots.pilots_cancelled and not jobs.jobs_cancelled:
             say("no farmer is at work")
 
 
@@ -214,6 +230,15 @@ class _Pilots:
             print(f"taskfarmer: {problem}; pilots that start from now on do nothing", file=sys.stderr)
 
 
+def _raising(error: Exception) -> Callable[[], object]:
+    """Return what raises an error."""
+
+    def tell() -> object:
+        raise error
+
+    return tell
+
+
 def _end_pilots(ledger: Ledger, mode: Mode, tell: Callable[[], object]) -> _Pilots:
     """End the farm's pilots, if it ever had any; `tell` tells its farmers."""
     if not ledger.workdir.jobs.is_dir():
@@ -225,6 +250,46 @@ def _end_pilots(ledger: Ledger, mode: Mode, tell: Callable[[], object]) -> _Pilo
 
     done = recall(Pilots(ledger, Config.read().environ), ledger, mode, tell)
     return _Pilots(done.cancelled, done.left, tuple(done.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class _Jobs:
+    """What became of the jobs of tasks that no farmer minds; `problems`: batch systems that did not answer."""
+
+    jobs_cancelled: int = 0
+    problems: tuple[str, ...] = ()
+
+    def say(self) -> None:
+        """Say it to people."""
+        if self.jobs_cancelled:
+            say(f"cancelled {plural(self.jobs_cancelled, 'job')} that no farmer minds")
+        for problem in self.problems:
+            print(f"taskfarmer: {problem}", file=sys.stderr)
+
+
+def _end_jobs(ledger: Ledger, tasks: Collection[int] | None = None) -> _Jobs:
+    """End the jobs of tasks (None: of all) which no farmer has that is at work: it would end them itself."""
+    if not ledger.workdir.jobs.is_dir():
+        return _Jobs()
+    from ..config import Config
+    from ..farm.orphans import end_jobs
+    from ..farm.pilots import Pilots
+    from ..monitor.standing import standings
+
+    stands, state = standings(ledger), ledger.state
+
+    def chosen(task: int) -> bool:
+        if task >= len(state) or (tasks is not None and task not in tasks):
+            return False
+        owner = state.owner[task]
+        return not owner or stands[state.farmers[owner - 1].id] != "alive"
+
+    try:
+        ended, problems = end_jobs(Pilots(ledger, Config.read().environ), ledger, chosen)
+    except (OSError, TaskfarmerError) as error:  # a request that cannot be read
+        ended, problems = 0, [str(error)]
+    again = f"jobs may run on: `taskfarmer stop {_path(ledger)}` tries once more to end those that no farmer minds"
+    return _Jobs(ended, tuple(f"{problem}; {again}" for problem in problems))
 
 
 def _wait_until_let_go(ledger: Ledger, tasks: list[int]) -> None:
@@ -284,11 +349,11 @@ def _path(ledger: Ledger) -> str:
     return shlex.quote(str(ledger.workdir.path))
 
 
-def _tell(ledger: Ledger, command: str, done: Sequence[int], as_json: bool, word: str) -> None:
+def _tell(ledger: Ledger, command: str, done: Sequence[int], as_json: bool, word: str, **more: Any) -> None:
     ids = format_ids(done)
     if as_json:
         values: dict[str, Any] = {"workdir": str(ledger.workdir.path), "count": len(done), "ids": ids}
-        print_json(command, **values)
+        print_json(command, **values, **more)
         return
     say(f"{word} {plural(len(done), 'task')}" + (f": {ids}" if done else ""))
     if done and command != "cancel" and not anybody_at_work(ledger):

@@ -4,8 +4,8 @@
     jobs/NAME/job.sh ...      what the system is given (`BatchSystem.files`)
     jobs/NAME/answer.json     what became of it: the job ids, a refusal, or that nobody knows
     jobs/NAME/revoked         jobs that start from now on do nothing (`batch.script`)
-    jobs/NAME/results/N       what element N left behind (`farm.executors.element`)
-    jobs/NAME/seen/ID         elements that nobody needs to attach to any more (`farm.executors.left`)
+    jobs/NAME/results/N       what element N left behind (`farm.executors.element`); N.start: since when it runs, where
+    jobs/NAME/seen/ID         elements that are over and left nothing (`farm.executors.left`)
     jobs/NAME/out.N           what the job itself said
     jobs/NAME/ends.json       pilots: how each ended, once all have; then nobody asks the system for them any more
 
@@ -148,7 +148,11 @@ class Submissions:
         """
         if not request.is_open:
             return request
-        return replace(request, outcome=self._outcome(request.submission.directory) or request.outcome)
+        directory = request.submission.directory
+        outcome = self._outcome(directory) or request.outcome
+        if outcome is None and not (directory / "request.json").exists():
+            outcome = Refused("it was withdrawn", again=True)
+        return replace(request, outcome=outcome)
 
     def settle(self, system: BatchSystem, request: Request, now: float) -> Steps[Request]:
         """Ask the system what became of an open request; return it with its outcome, or as it is: ask again later.
@@ -189,6 +193,21 @@ class Submissions:
     def is_revoked(self, request: Request) -> bool:
         """Whether its jobs were told to do nothing."""
         return (request.submission.directory / REVOKED).exists()
+
+    def withdraw(self, request: Request) -> None:
+        """Remove what was written down of a submission that came to nothing, unless one of its elements left a result.
+
+        A job of it that should come to the queue all the same finds no directory, and does nothing.
+        """
+        directory = request.submission.directory
+        with suppress(OSError):
+            if request.kind == "tasks":
+                os.rmdir(f"{directory}/results")
+            self._disk.remove(f"{directory}/request.json")  # without it there was no submission
+            for path, _, files in os.walk(directory, topdown=False):
+                for name in files:
+                    self._disk.remove(f"{path}/{name}")
+                os.rmdir(path)
 
     def note_ends(self, request: Request, ends: Mapping[int, JobStatus]) -> None:
         """Write down how all jobs of a submission ended, by element. Where that fails they are asked for again."""

@@ -42,6 +42,8 @@ def farm_lines(farm: FarmSummary, *, each_farmer: bool = False) -> Iterator[str]
     rows.append(["all", str(farm.total), ""])
     yield table(rows, right={1, 2})
     yield ""
+    if farm.queued:
+        yield f"{farm.queued} of those that run wait in the queue of their batch system"
     if farm.rate_per_s:
         remaining = f", {duration(farm.left_s)} left" if farm.left_s else ""
         yield f"{per_second(farm.rate_per_s)}{remaining}"

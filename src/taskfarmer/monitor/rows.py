@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.state import NAMES
 from ..farm.ledger import Ledger
@@ -12,6 +12,9 @@ from ..farm.views.texts import ViewTexts
 from .outputs import last_attempt
 from .standing import WORDS, host_of, short_ids, standings
 from .text import duration, memory, printable, span, table, without_empty
+
+if TYPE_CHECKING:
+    from .jobs import TaskJob
 
 Row = dict[str, Any]
 
@@ -45,30 +48,44 @@ def plain_rows(ledger: Ledger, states: Sequence[str] = ()) -> Iterator[Row]:
 def running_rows(ledger: Ledger, tasks: Iterable[int] | None = None) -> Iterator[Row]:
     """Yield who runs what, and for how long: of all tasks that run, or of those of `tasks` that do, in their order.
 
-    `running_s`: by our clock, and that of the host that noted the start.
+    `running_s`: by our clock, and that of the host that noted the start. Of a task that is a batch job, `started` is
+    when that was submitted while it waits in a queue (`queued`), and then when it started, as far as it left word.
     """
     state = ledger.state
     texts = ViewTexts(ledger.segments)
     stands = standings(ledger)
     now = time.time()
+    jobs = _jobs(ledger)
     for task in sorted(state.running) if tasks is None else tasks:
         if state.name_of(task) != "running":
             continue
         ran = state.running[task]
         farmer = state.farmers[ran.farmer - 1]
+        job = jobs.get(task)
+        started = job.start if job is not None and job.start is not None and job.end is None else ran.start
         yield {
             "id": task,
             "state": "running",
             "attempts": ran.attempt,
             "attempt": ran.attempt,
-            "started": ran.start,
-            "running_s": round(max(0.0, now - ran.start), 3),
+            "started": started,
+            "running_s": round(max(0.0, now - started), 3),
             "host": host_of(farmer),
             "farmer": farmer.id,
             "slot": ran.slot,
             "standing": stands[farmer.id],
+            "job": f"{job.system} {job.job}".rstrip() if job is not None else "",
+            "queued": job is not None and job.queued,
             "text": texts.text_and_name(task)[0],
         }
+
+
+def _jobs(ledger: Ledger) -> dict[int, TaskJob]:
+    if not ledger.workdir.jobs.is_dir():
+        return {}
+    from .jobs import jobs_at_work  # most farms never had any
+
+    return jobs_at_work(ledger)
 
 
 def running_lines(rows: Iterable[Row]) -> Iterator[str]:
@@ -77,11 +94,12 @@ def running_lines(rows: Iterable[Row]) -> Iterator[str]:
     short = short_ids(row["farmer"] for row in rows)
     cells = [
         [str(row["id"]), str(row["attempt"]), span(row["running_s"]), printable(row["host"]), short[row["farmer"]],
-         str(row["slot"]), "" if row["standing"] == "alive" else WORDS[row["standing"]], printable(row["text"])]
+         str(row["slot"]), "" if row["standing"] == "alive" else WORDS[row["standing"]], printable(row["job"]),
+         "queued" if row["queued"] else "", printable(row["text"])]
         for row in rows
     ]  # fmt: skip
     if rows:
-        head = ["id", "attempt", "for", "host", "farmer", "slot", "", "text"]
+        head = ["id", "attempt", "for", "host", "farmer", "slot", "", "job", "", "text"]
         yield table(without_empty([head, *cells]), right={0, 1, 2})
 
 

@@ -19,7 +19,8 @@ class FarmSummary:
     """A farm. `rate_per_s`: tasks that ended a second, by what farmers did lately; `left_s`: seconds until
     all are done at that rate, None if it cannot be told. `damaged`: lines of journals that cannot be read. `hosts`: the
     same farmers, put together. `lease_s`: a farmer that is silent for so long is buried. `queue`: pilots, None where
-    there never were any.
+    there never were any. `queued`: of the tasks that run, how many are batch jobs in a queue; None where none ever was
+    a job.
     """
 
     workdir: Path
@@ -33,6 +34,7 @@ class FarmSummary:
     lease_s: float
     damaged: int
     queue: QueueSummary | None = None
+    queued: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values (docs/json.md)."""
@@ -48,6 +50,7 @@ class FarmSummary:
             "hosts": [_rounded(asdict(host)) for host in self.hosts],
             "farmers": [_rounded(asdict(farmer)) for farmer in self.farmers],
             "queue": None if self.queue is None else self.queue.to_json(),
+            "queued": self.queued,
         }
 
 
@@ -78,4 +81,13 @@ def summary(ledger: Ledger, queue: QueueSummary | None = None) -> FarmSummary:
         lease_s=state.lease_s,
         damaged=sum(farmer.damaged for farmer in farmers),
         queue=queue,
+        queued=_queued(ledger),
     )
+
+
+def _queued(ledger: Ledger) -> int | None:
+    if not ledger.workdir.jobs.is_dir():
+        return None
+    from .jobs import count_queued  # most farms never had any
+
+    return count_queued(ledger)

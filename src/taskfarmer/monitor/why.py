@@ -133,10 +133,22 @@ def _taken(ledger: Ledger, task: int) -> tuple[str, str]:
     if how == "silent":
         return "silent", f"{who} has it and is silent; after {_lease(state)} another farmer takes it over"
     if (ran := state.running.get(task)) is not None:
+        if queued := _queued(ledger, task):
+            return "running", f"its job waits in a queue: {queued}; {who} minds it"
         return "running", f"it runs: attempt {ran.attempt}, {who}, slot {ran.slot}"
     if failures := state.tries_of(task).failures:
         return "delayed", f"{who} tries it again after a pause: it has failed {plural(failures, 'time')}"
     return "taken", f"{who} has taken it, and starts it when a slot is free"
+
+
+def _queued(ledger: Ledger, task: int) -> str:
+    """Return the job of a task, in words, if that waits in a queue."""
+    if not ledger.workdir.jobs.is_dir():
+        return ""
+    from .jobs import is_queued, jobs_of  # most farms never had any
+
+    jobs = jobs_of(ledger, task)
+    return jobs[-1].in_words() if is_queued(ledger, task, jobs) else ""
 
 
 def _lease(state: State) -> str:

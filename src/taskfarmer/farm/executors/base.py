@@ -37,6 +37,8 @@ class Exit:
     system_s: float = 0.0
     rss_kib: int = 0
     reason: str = ""
+    start: float = 0.0
+    end: float = 0.0
 
 
 class StartError(TaskfarmerError):
@@ -57,8 +59,7 @@ class Executor(Protocol):
 
     The loop calls everything from one thread. `attach` is called once, before the first start: the executor registers
     its descriptors with data=a callable that the loop calls when they are readable. Children's ends wake the loop by
-    SIGCHLD, so `reap` is asked after each wake-up. Order of ends is the order in which they are seen. What `reap`
-    returned stands in the journal when it is called again.
+    SIGCHLD, so `reap` is asked after each wake-up. Order of ends is the order in which they are seen.
 
     `keeps_time`: it ends attempts at their time-out itself. `trouble`: why no attempt will ever start again, so that
     the farmer leaves when those that run have ended; mostly empty.

@@ -13,6 +13,7 @@ The scheduler is asked one thing at a time (`errand`), beside the loop.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -46,7 +47,7 @@ from ..workdir import Workdir
 from .base import Exit, Launch, StartError
 from .errand import Errand
 from .jobs import ELEMENTS, Jobs
-from .left import Left, belongs_to
+from .left import Left, Told, belongs_to, note_of
 
 GATHER_S = 0.5
 """How long attempts are gathered for one submission."""
@@ -56,6 +57,8 @@ list alone, since NFS remembers for half a minute that a name was looked up in v
 CANCEL_S = 90.0
 """How long is waited for jobs to end that are to be cancelled, also if the scheduler does not answer; longer than it
 takes to learn what became of a submission."""
+SKEW_S = 60.0
+"""How far apart the clocks of a node and of the farmer's host may be, for the node's to be believed."""
 KILLED, TOLD = -9, -15
 
 
@@ -87,7 +90,11 @@ class _Batch:
 
 
 class BatchJobs:
-    """Starts attempts as batch jobs (`Executor`). `say` tells people what becomes of them."""
+    """Starts attempts as batch jobs (`Executor`). `say` tells people what becomes of them.
+
+    `told` is what the journals say of jobs; `note` writes a note into the farmer's own, and returns whether it stands
+    there and this farmer may still start what it was given: only then is something submitted.
+    """
 
     keeps_time = True
 
@@ -98,11 +105,13 @@ class BatchJobs:
         disk: Disk,
         jobs: Jobs,
         say: Callable[[str], None],
+        told: Told,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.trouble = ""
+        self.note: Callable[[str], bool] = lambda _text: True
         self._system = system
         self._workdir = workdir
         self._disk = disk
@@ -111,15 +120,15 @@ class BatchJobs:
         self._clock = clock
         self._wall = wall
         self._submissions = Submissions(workdir.jobs, disk)
-        self._left = Left(self._submissions, disk)
+        self._left = Left(self._submissions, disk, told)
         self._limits: Limits | None = None
+        self._at: str | None = None
         self._waiting: dict[int, Launch] = {}
         self._since = 0.0
         self._most = ELEMENTS
         self._batches: dict[str, _Batch] = {}
         self._where: dict[int, tuple[str, int]] = {}
         self._ends: list[Exit] = []
-        self._taken_in: list[tuple[str, int]] = []
         self._cancels: set[int] = set()
         self._lets_go = False
         self._let_go = 0
@@ -147,7 +156,7 @@ class BatchJobs:
         found = self._job_left(launch)
         if found is None:
             self._wait_for(launch)
-        elif found[0].system == self._system.name:
+        elif self._knows(found[0]):
             self._attach_to(*found, launch)
         else:
             self.trouble = belongs_to(*found, launch.id)
@@ -162,7 +171,7 @@ class BatchJobs:
 
     def reap(self) -> Iterable[Exit]:
         """Return what ended; go on with what the scheduler is to be asked."""
-        self._note_taken_in()
+        self._left.look_again()
         self._go_on()
         self._look()
         ends, self._ends = self._ends, []
@@ -185,7 +194,6 @@ class BatchJobs:
 
     def close(self) -> None:
         """Let go; jobs that run are left to who attaches to them."""
-        self._note_taken_in()
         if self._errand is not None:
             self._errand.abandon()
         if self._let_go:
@@ -203,6 +211,11 @@ class BatchJobs:
         except (OSError, TaskfarmerError) as error:
             raise StartError(f"earlier jobs cannot be looked up: {error}", retryable=True) from error
 
+    def _knows(self, request: Request) -> bool:
+        """Whether the scheduler that is asked here has the jobs of a submission, as far as that is known yet."""
+        at = request.extra.get("at")
+        return request.system == self._system.name and (not at or not self._at or at == self._at)
+
     def _attach_to(self, request: Request, number: int, launch: Launch) -> None:
         name = request.submission.name
         batch = self._batches.setdefault(name, _Batch(request))
@@ -213,15 +226,6 @@ class BatchJobs:
             with suppress(OSError):
                 os.symlink(written, self._workdir.log_file(launch.id, launch.attempt))
         self._next_poll = self._next_look = 0.0
-
-    def _note_taken_in(self) -> None:
-        """What was returned by the last `reap` stands in the journal by now: nobody is to attach to it again."""
-        taken_in, self._taken_in = self._taken_in, []
-        for name in {name for name, _ in taken_in}:
-            elements = [element for which, element in taken_in if which == name]
-            self._left.over(name, elements)
-            for element in elements:
-                self._tidy(self._submissions.directory(name) / f"out.{element}")
 
     def _tidy(self, said: Path) -> None:
         """Remove what a job itself had to say, if that was nothing."""
@@ -260,7 +264,13 @@ class BatchJobs:
         return True
 
     def _next_errand(self, now: float) -> bool:
-        """What is most urgent: to end jobs, to learn what became of submissions, to submit, to ask how jobs are."""
+        """What is most urgent: to end jobs, to learn what became of submissions, to submit, to ask how jobs are.
+
+        Before all that: which scheduler this is, since the ids of jobs mean nothing to another one.
+        """
+        if self._at is None:
+            wanted = (self._waiting or self._batches) and now >= self._asking.until
+            return bool(wanted) and self._ask(self._system.instance(), self._introduced)
         if self._cancels and now >= self._cancelling.until:
             # Of a submission that is on its way nobody knows the jobs yet.
             ids = [id for id in self._cancels if not self._batch(id).request.is_open]
@@ -275,11 +285,33 @@ class BatchJobs:
         if self._waiting and now >= max(self._since + GATHER_S, self._submitting.until):
             if self._limits is None:
                 return self._ask(self._system.limits(), self._limited)
-            if not self._rate.wait_s(now):
+            if self._room() > 0 and not self._rate.wait_s(now):
                 return self._submit(now)
         if now >= max(self._next_poll, self._asking.until) and (jobs := self._open_jobs()):
             return self._ask(self._system.poll(jobs), self._polled)
         return False
+
+    def _introduced(self, errand: Errand[Any]) -> None:
+        """Give back what was attached to, and is another scheduler's."""
+        if errand.error is not None:
+            self._no_answer(errand.error)
+            return
+        self._asking.went_well()
+        self._at = str(errand.value)
+        for name, batch in list(self._batches.items()):
+            if not self._knows(batch.request):
+                del self._batches[name]
+                for number, element in batch.elements.items():
+                    self.trouble = belongs_to(batch.request, number, element.launch.id)
+                    self._cancels.discard(element.launch.id)
+                    del self._where[element.launch.id]
+                    self._ends.append(Exit(element.launch.id, TOLD, reason="nostart"))
+
+    def _room(self) -> int:
+        """Return how many more jobs the site lets its user have, as far as it said; others of the user count, too."""
+        if self._limits is None or self._limits.jobs is None:
+            return ELEMENTS
+        return self._limits.jobs - sum(element.over is None for _, _, element in self._open_elements())
 
     def _limited(self, errand: Errand[Any]) -> None:
         self._limits = errand.value or Limits()
@@ -294,7 +326,7 @@ class BatchJobs:
     def _submit(self, now: float) -> bool:
         """Hand over the attempts that need the same as the first one that waits."""
         assert self._limits is not None
-        chosen = self._jobs.together(self._waiting.values(), min(self._most, self._limits.elements))
+        chosen = self._jobs.together(self._waiting.values(), min(self._most, self._room(), self._limits.elements))
         if self._limits.elements == 1:
             self._limits = None  # perhaps it could not be asked just then
         try:
@@ -319,7 +351,11 @@ class BatchJobs:
     def _request(self, launches: list[Launch]) -> Request:
         name = fresh_name()
         submission = self._jobs.submission(name, self._submissions.directory(name), launches)
-        request = self._submissions.request("tasks", self._system, submission, self._wall(), self._jobs.extra(launches))
+        extra = self._jobs.extra(launches) | {"at": self._at}
+        request = self._submissions.request("tasks", self._system, submission, self._wall(), extra)
+        if not self.note(note_of(name)):
+            self._submissions.withdraw(request)
+            raise OSError(errno.EIO, "the journal cannot be written", str(self._workdir.journals))
         self._left.made(request)
         return request
 
@@ -349,6 +385,7 @@ class BatchJobs:
         """Nothing was submitted: later again, and less at once, since a limit may leave room for some; or never."""
         launches = self._forget(batch)
         if again:
+            self._submissions.withdraw(batch.request)
             self._submitting.failed(self._clock(), chance())
             self._most = max(1, batch.request.submission.count // 2)
             self._say_once(f"{self._system.title} takes no jobs now ({why}); it is asked again")
@@ -390,7 +427,7 @@ class BatchJobs:
         batch.request = cast("Request", errand.value)
         if isinstance(batch.request.outcome, Submitted):
             self._submitting.went_well()
-        elif isinstance(batch.request.outcome, Refused):
+        elif isinstance(batch.request.outcome, Refused):  # its directory stays: it may yet come to the queue
             for launch in self._forget(batch):
                 self._wait_for(launch)
         elif batch.request.is_open:
@@ -436,9 +473,13 @@ class BatchJobs:
                 if status.state is JobState.LOST and element.told_at is None:
                     self._cancels.add(element.launch.id)  # it may be on hold, or come again by itself
             elif status.state is JobState.HELD:
-                task = element.launch.id
+                task, remedy = element.launch.id, status.remedy or "release it"
                 self._say_once(f"job {batch.job(number)} (task {task}) is held: {status.reason or 'no reason given'};"
-                               " release it, or ask for what can be had, or `taskfarmer cancel` the task")  # fmt: skip
+                               f" {remedy}, or `taskfarmer cancel` the task")  # fmt: skip
+            elif status.state is JobState.UNKNOWN:
+                why = status.reason or "no word"
+                self._say_once(f"{self._system.title} does not tell of some jobs how they are ({why}): they may live,"
+                               " and are waited for")  # fmt: skip
         self._next_poll = now + self._polling.next_s(changed=changed, took_s=now - self._began)
         self._next_look = now
 
@@ -480,7 +521,8 @@ class BatchJobs:
             for number, element in list(batch.elements.items()):
                 end = self._end_without_result(batch, number, element, now)
                 if end is not None:
-                    self._left.over(batch.request.submission.name, [number])
+                    if end.reason == "lost":
+                        self._left.over(batch.request.submission.name, [number])
                     self._end(batch, number, end)
                 elif element.told_at is not None and now - element.told_at > CANCEL_S:
                     self._release(element.launch.id)
@@ -490,7 +532,7 @@ class BatchJobs:
         for number in there & batch.elements.keys():
             end = self._result(batch, number, batch.elements[number])
             if end is not None:
-                self._taken_in.append((batch.request.submission.name, number))
+                self._tidy(batch.request.submission.directory / f"out.{number}")
                 self._end(batch, number, end)
 
     def _results(self, batch: _Batch) -> set[int]:
@@ -505,23 +547,38 @@ class BatchJobs:
         try:
             said = json.loads(self._disk.read(path))
             usage = float(said["user_s"]), float(said["system_s"]), int(said["rss_kib"])
-            reason = str(said["reason"])
-            return Exit(element.launch.id, int(said["status"]), *usage, reason="ended" if reason == "-" else reason)
+            reason = "ended" if said["reason"] == "-" else str(said["reason"])
+            start, end = self._when(batch.request, said)
+            return Exit(element.launch.id, int(said["status"]), *usage, reason=reason, start=start, end=end)
         except (OSError, ValueError, KeyError, TypeError):  # out of reach for a moment
             return None
 
+    def _when(self, request: Request, said: dict[str, Any]) -> tuple[float, float]:
+        """Return when a job ran by its own words, made to fit our clock; (0, 0): they cannot be."""
+        start, end = float(said.get("start", 0.0)), float(said.get("end", 0.0))
+        now = self._wall()
+        if not request.time - SKEW_S <= start <= end <= now + SKEW_S:
+            return 0.0, 0.0
+        return min(max(start, request.time), now), min(max(end, request.time), now)
+
     def _end_without_result(self, batch: _Batch, number: int, element: _Element, now: float) -> Exit | None:
-        """Return the end of a job that is over and has written none: it was lost, whatever its script's status says."""
+        """Return the end of a job that is over and has written none: it was lost, whatever its script's status says.
+
+        Before that is said the result is looked for by its name, once, since the list may be older than that.
+        """
         id, job = element.launch.id, batch.job(number)
         if element.over is None and batch.request.jobs and not job:  # the submission was found, without this element
             element.over, element.over_at = GONE, now
         status = element.over
         if status is None or (id in self._cancels and now - element.over_at < CANCEL_S):
             return None
-        if element.told_at is not None and status.state is not JobState.ENDED:
-            return Exit(id, TOLD, reason="lost")
-        if now - element.over_at < LATE_S:
+        told = element.told_at is not None and status.state is not JobState.ENDED
+        if not told and now - element.over_at < LATE_S:
             return None
+        if (end := self._result(batch, number, element)) is not None:
+            return end
+        if told:
+            return Exit(id, TOLD, reason="lost")
         if status.exit_status == UNSEEN:
             why = "the node does not see the workdir; see its output in " + str(batch.request.submission.directory)
         elif status.state is JobState.LOST:

@@ -11,23 +11,24 @@ from selectors import BaseSelector
 from typing import TYPE_CHECKING
 
 from ...errors import TaskfarmerError
-from ..disk import Disk
-from ..workdir import Workdir
+from ..ledger import Ledger
 from .base import Executor, Exit, Launch, StartError
 
 if TYPE_CHECKING:
-    from .left import Left
+    from .left import Left, Told
 
 
 class BesideJobs:
-    """An executor of this machine (`Executor`) that heeds what other farmers submitted."""
+    """An executor of this machine (`Executor`) that heeds what other farmers submitted. `told`: by the journals, if not
+    those of the ledger.
+    """
 
-    def __init__(self, inner: Executor, workdir: Workdir, disk: Disk) -> None:
+    def __init__(self, inner: Executor, ledger: Ledger, told: Told | None = None) -> None:
         self.trouble = ""
         self.keeps_time = inner.keeps_time
         self._inner = inner
-        self._workdir = workdir
-        self._disk = disk
+        self._ledger = ledger
+        self._told = told
         self._left: Left | None = None
 
     def attach(self, selector: BaseSelector) -> None:
@@ -36,15 +37,18 @@ class BesideJobs:
 
     def start(self, launch: Launch) -> None:
         """Start an attempt, unless a job may be running its task. A first attempt has no job from before."""
-        if launch.attempt > 1 and self._workdir.jobs.is_dir():
+        if launch.attempt > 1 and self._ledger.workdir.jobs.is_dir():
             self._heed_jobs(launch)
         self._inner.start(launch)
 
     def _heed_jobs(self, launch: Launch) -> None:
         from ..submissions import Submissions  # most farms never submitted anything
-        from .left import Left, belongs_to
+        from .left import Journals, Left, belongs_to
 
-        self._left = self._left or Left(Submissions(self._workdir.jobs, self._disk), self._disk)
+        if self._left is None:
+            disk = self._ledger.disk
+            submissions = Submissions(self._ledger.workdir.jobs, disk)
+            self._left = Left(submissions, disk, self._told or Journals(self._ledger), trusts_list=True)
         try:
             found = self._left.job_of(launch.id)
         except (OSError, TaskfarmerError) as error:
@@ -59,6 +63,8 @@ class BesideJobs:
 
     def reap(self) -> Iterable[Exit]:
         """Return the attempts that ended."""
+        if self._left is not None:
+            self._left.look_again()
         return self._inner.reap()
 
     def signal(self, id: int, number: int) -> None:

@@ -2,7 +2,8 @@
 
 TASKFARMER_SUBMISSION is the directory of its submission, TASKFARMER_ELEMENT which of its tasks this is. It runs the
 task as a farmer on this node would, and writes how it ended into results/N, whole or not at all: who reads it later
-need not ask the scheduler. Its own exit status is the task's, for the scheduler's books.
+need not ask the scheduler. Until then N.start says since when it runs, and where. Its own exit status is the task's,
+for the scheduler's books.
 
 SIGTERM comes from the scheduler: cancelled, preempted, out of time. It is passed on to all processes of the task, the
 grace later SIGKILL. Then no end is written, unless the task had succeeded before: the scheduler says whether the job
@@ -74,6 +75,7 @@ class Element:
         except OSError as error:
             os.write(self._say, f"taskfarmer: {error.filename}: {error.strerror}\n".encode())
             return CANNOT_WRITE
+        self._tell_start(began)
         if timeout_s is not None:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
         attendant = Attendant()
@@ -85,6 +87,7 @@ class Element:
             self._doubt(said["status"])
             reason = self._reason
         if reason == "lost":
+            self._forget_start()
             return 128 + signal.SIGTERM
         answer = {
             **said,
@@ -96,8 +99,19 @@ class Element:
         }
         if not self._written(json.dumps(answer).encode()):
             return CANNOT_WRITE
+        self._forget_start()
         status: int = said["status"]
         return status if status >= 0 else 128 - status
+
+    def _tell_start(self, began: float) -> None:
+        """Leave word that the job waits no longer, for people who look."""
+        with suppress(OSError):
+            text = json.dumps({"start": began, "host": socket.gethostname()})
+            Disk().put(f"{self._path}.start", text.encode(), sync=False)
+
+    def _forget_start(self) -> None:
+        with suppress(OSError):
+            os.unlink(f"{self._path}.start")
 
     def _job(self) -> dict[str, Any]:
         number = str(self._id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...batch import Needs, Submission
+from ...batch.words import user_name
 from ...core.model import Task, encode_task
 from ...definitions import Definition
 from .base import Launch
@@ -76,6 +77,7 @@ class Jobs:
         """Return what is written down beside it: for the elements, and for whoever attaches to them."""
         return {
             "batch": self.batch,
+            "user": user_name(),
             "tasks": [[launch.id, launch.attempt] for launch in launches],
             "texts": [encode_task(launch.task).decode() for launch in launches],
             "slots": [launch.share.slots[0] for launch in launches],
