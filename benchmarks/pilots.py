@@ -5,11 +5,11 @@
     python benchmarks/pilots.py                                           (three minutes)
 
 A Slurm of two pretend nodes with eight CPUs each is brought up for it (`tests/testbed`), on loopback. All ways have the
-same sixteen slots and the same task, `sleep 0.02` behind a line to a file. Tasks a second are from the prompt to the
-last line; `once it runs` is between a quarter of them and nine tenths, which leaves out what it takes until all
-sixteen slots are busy and the last ones idle, and is what targets are for, with a list six times as long. Calls are
-those that the controller counts (`sdiag`), of Slurm's own daemons as well. `local` is one `taskfarmer run` with sixteen
-slots on this machine. Exit status: 0, or 1 if a target was missed.
+same sixteen slots and the same task, `sleep 0.02` behind a line to a file. `first after` is from the prompt to the
+first line, tasks a second are from the prompt to the last one; `once it runs` is between a quarter of them and nine
+tenths, which leaves out what it takes until all sixteen slots are busy and the last ones idle, and is what targets are
+for, with a list six times as long. Calls are those that the controller counts (`sdiag`), of Slurm's own daemons as
+well. `local` is one `taskfarmer run` with sixteen slots on this machine. Exit status: 0, or 1 if a target was missed.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ LEAST = {"pilots over one sbatch a task": 20.0, "pilots over local": 0.8}
 
 @dataclass(frozen=True)
 class Seen:
-    """What a way took: `whole_s` from the prompt to the last start; `rate` of starts a second once it runs."""
+    """What a way took: from the prompt `first_s` to the first start, `whole_s` to the last; `rate` of starts a second
+    once it runs.
+    """
 
+    first_s: float
     whole_s: float
     rate: float
     calls: int
@@ -69,8 +72,10 @@ class Bench:
         calls, began = self.calls(), time.perf_counter()
         process = way(directory, task, tasks)
         passed: dict[float, tuple[float, int]] = {}
+        first_s = 0.0
         while (count := done.stat().st_size) < tasks:
             now = time.perf_counter()
+            first_s = first_s or (now - began) * bool(count)
             for part in BETWEEN:
                 if count >= part * tasks:
                     passed.setdefault(part, (now, count))
@@ -82,9 +87,10 @@ class Bench:
         if process.wait() != 0:
             raise RuntimeError(f"{name}: ended with {process.returncode}")
         self.slurm.await_(lambda: not self.slurm.queue(), "the queue to be empty")
-        found = Seen(whole_s, (behind - before) / max(until - since, 1e-3), self.calls() - calls)
+        found = Seen(first_s or whole_s, whole_s, (behind - before) / max(until - since, 1e-3), self.calls() - calls)
         self.seen.setdefault(name, []).append(found)
-        tell(f"  {found.whole_s:.1f} s, {found.rate:.1f} tasks/s once it runs, {found.calls} calls")
+        begun = f"{found.first_s:.2f} s to the first, {found.whole_s:.1f} s to the last"
+        tell(f"  {begun}, {found.rate:.1f} tasks/s once it runs, {found.calls} calls")
         return tasks / found.whole_s
 
     def calls(self) -> int:
@@ -162,6 +168,7 @@ def main() -> int:
             {
                 "way": name,
                 "tasks": ways[name][1],
+                "first after, s": round(statistics.median(seen.first_s for seen in bench.seen[name]), 2),
                 "tasks/s": round(statistics.median(rates[name]), 1),
                 "once it runs": round(statistics.median(running[name]), 1),
                 "calls": int(calls[name]),

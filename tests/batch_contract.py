@@ -292,12 +292,13 @@ class BatchSystemContract:
         assert ends[3].exit_status in (-9, 137)
 
     def test_a_job_that_fails_is_told_as_failed(self, site: Site) -> None:
-        """Alone, it may be told in another way than in an array."""
+        """Alone, it may be told in another way than in an array. spec: calibration 17.143"""
         site.need("run", "exit status")
         _, (end,) = site.run("exit 7")
         assert (end.state, end.exit_status) == (E, 7)
 
     def test_the_environment_is_what_was_asked_for(self, site: Site) -> None:
+        """spec: workflow 6.6.65, 6.6.66, 6.6.72"""
         site.need("run")
         script = site.shared / "set up.sh"
         script.write_text("export FROM_SCRIPT='of the script' BOTH=script; [[ -n $BASH_VERSION ]]\n")
@@ -306,6 +307,28 @@ class BatchSystemContract:
         body = 'printf "%s\\n" "$FROM_SCRIPT" "$BOTH" "$ODD" "${EMPTY-unset}"'
         submission, _ = site.run(body, needs=needs)
         assert site.said(submission).splitlines() == ["of the script", "env", env["ODD"], ""]
+
+    def test_a_script_that_fails_ends_the_job(self, site: Site) -> None:
+        """Also if it is not there on the node. spec: workflow 6.6.67"""
+        site.need("run", "exit status")
+        script = site.shared / "set up.sh"
+        script.write_text("echo no licence >&2\nreturn 3\n")
+        submission, (end,) = site.run("touch ran", needs=Needs(env_script=str(script)))
+        assert (end.state, end.exit_status) == (E, 3)
+        said = site.said(submission)
+        assert "no licence" in said
+        assert "set up.sh ended with status 3" in said
+        assert not (submission.directory / "ran").exists()
+        submission, (end,) = site.run("touch ran", needs=Needs(env_script="/nowhere/set up.sh"))
+        assert end.state is E
+        assert end.exit_status not in (0, None)
+        assert not (submission.directory / "ran").exists()
+
+    def test_names_have_no_control_characters(self, site: Site) -> None:
+        """They would tear the lists of jobs apart, in which others are looked for."""
+        for name in ("two\nlines", "a\ttab", "a\rreturn"):
+            with pytest.raises(InputError, match="control characters"):
+                site.submission("true", needs=Needs(job_name=name))
 
     def test_ordinary_programs_are_found(self, site: Site) -> None:
         """A job must not depend on the shell that submitted it, and yet find `ls`."""
@@ -321,7 +344,7 @@ class BatchSystemContract:
 
     @pytest.mark.parametrize("kind", list(ODD_NAMES))
     def test_odd_names_of_directories(self, site: Site, kind: str) -> None:
-        """They work, or are refused before anything is submitted."""
+        """They work, or are refused before anything is submitted. spec: workflow 6.6.72"""
         site.need("run")
         place = site.shared / ODD_NAMES[kind]
         (place / "cwd").mkdir(parents=True)
@@ -368,6 +391,7 @@ class BatchSystemContract:
             assert site.poll([job])[job].state is G
 
     def test_a_poll_of_nothing_asks_nobody(self, site: Site) -> None:
+        """spec: workflow 6.11.131"""
         assert site.carry_out(site.system.poll([])) == {}
         site.cancel([])
         assert site.calls == []
@@ -389,6 +413,7 @@ class BatchSystemContract:
         assert site.poll(others)[others[0]].state in (Q, R)
 
     def test_one_command_whatever_the_number(self, site: Site) -> None:
+        """spec: workflow 6.10.121, 6.10.122"""
         site.need("run", "array")
         jobs: list[JobId] = []
         for count in (30, 1, 1, 5):
@@ -458,6 +483,7 @@ class BatchSystemContract:
         assert site.wait(jobs)[jobs[0]].state in CUT_SHORT
 
     def test_cancelling_what_is_over_or_never_was_is_forgiven(self, site: Site) -> None:
+        """spec: workflow 6.9.111"""
         site.need("run")
         _, ended = site.submit("exit 0")
         _, running = site.submit(NAP)
@@ -480,6 +506,7 @@ class BatchSystemContract:
         assert site.said(submission, 2) == ""
 
     def test_a_held_job_can_be_cancelled(self, site: Site) -> None:
+        """spec: workflow 6.12.140"""
         site.need("run", "hold", "array", "at_most")
         _, jobs = site.submit(NAP, 2, at_most=1)
         site.wait(jobs[:1], R)
@@ -494,10 +521,11 @@ class BatchSystemContract:
             f"echo start >> starts; [ $(wc -l < starts) -gt 1 ] && exit 0; {NAP}", needs=Needs(requeue=True)
         )
         site.wait(jobs, R)
-        site.until((submission.directory / "starts").exists, "its start")
+        starts = submission.directory / "starts"
+        site.until(lambda: starts.exists() and starts.read_text(), "its start")  # it is there before it is written
         site.requeue(jobs[0])
         assert site.wait(jobs, through=(Q, R, H, U))[jobs[0]].state is E
-        assert (submission.directory / "starts").read_text() == "start\n" * 2
+        assert starts.read_text() == "start\n" * 2
 
     @pytest.mark.parametrize("how", ["lose", "preempt"])
     def test_what_the_system_ends_is_lost(self, site: Site, how: str) -> None:
@@ -553,6 +581,7 @@ class BatchSystemContract:
         assert site.calls == []
 
     def test_the_command_shown_is_the_one_that_is_run(self, site: Site) -> None:
+        """spec: workflow 6.12.136, 6.13.146"""
         site.need("commands")
         submission, _ = site.submit("true")
         assert site.calls[0].argv == site.system.command(submission)
@@ -588,6 +617,9 @@ class BatchSystemContract:
         version = site.carry_out(site.system.version())
         assert any(character.isdigit() for character in version)
         assert "\n" not in version
+        at = site.carry_out(site.system.instance())
+        assert at == at.strip() == site.carry_out(site.system.instance())
+        assert at or site.system.name not in ("slurm", "htcondor", "lsf", "pbs", "local"), "which scheduler it is"
 
     # -- when the system misbehaves
 

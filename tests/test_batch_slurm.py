@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,9 +144,11 @@ class TestSlurm(BatchSystemContract):
 
 
 def test_jobs_do_not_depend_on_the_submitters_environment(real: SlurmSite) -> None:
-    real.system = Slurm({**real.environ, "SECRET": "x"})
-    submission, _ = real.run('echo "${SECRET-none}"; command -v squeue >/dev/null && echo found')
-    assert real.said(submission) == "none\nfound\n"
+    more = {"SECRET": "x", "LD_LIBRARY_PATH": "/x", "MODULEPATH": "/their modules"}
+    real.system = Slurm({**real.environ, **more, "PATH": f"{real.environ['PATH']}:/of theirs"})
+    seen = 'echo "${SECRET-none} ${LD_LIBRARY_PATH-none} $MODULEPATH ${PATH##*:} $HOME"; command -v squeue >/dev/null'
+    submission, _ = real.run(f"{seen} && echo found")
+    assert real.said(submission) == f"none none /their modules /of theirs {os.environ['HOME']}\nfound\n"
 
 
 def test_what_the_users_variables_say_hides_no_job_and_replaces_nothing(real: SlurmSite) -> None:
@@ -281,6 +283,26 @@ def test_a_submission_whose_answer_is_lost_is_found(real: SlurmSite) -> None:
     assert {status.state for status in real.poll(found.values()).values()} <= {JobState.QUEUED, JobState.RUNNING}
 
 
+@pytest.mark.parametrize("memory_bytes", [1 << 40, 1 << 50])
+def test_what_no_node_can_have_is_refused(real: SlurmSite, memory_bytes: int) -> None:
+    """Slurm has a job of it all the same, which failed at once."""
+    submission = real.submission("true", count=2, needs=Needs(memory_bytes=memory_bytes))
+    outcome = real.carry_out(real.system.submit(submission))
+    assert isinstance(outcome, Refused)
+    assert "not available" in outcome.why
+    assert not outcome.again
+    assert real.find(submission.name) == {}
+
+
+def test_a_job_whose_name_has_a_line_break_does_no_harm(real: SlurmSite) -> None:
+    """It may be the user's own, submitted by hand."""
+    real.made.append(JobId(real.slurm.submit("-J", "a b\nc|d", "-o", "/dev/null", "--wrap", "true")))
+    assert real.find(NAME) == {}
+    submission, (end,) = real.run("true", needs=Needs(job_name="for people"))
+    assert end.exit_status == 0
+    assert list(real.find(submission.name)) == [1]
+
+
 def test_what_the_controller_forgot(tmp_path: Path) -> None:
     """Then accounting tells, or nobody; one forgotten id alone is an error. spec: workflow 6.13.148, 6.13.152, P08"""
     with slurm_with(Settings(accounting=True, conf={"MinJobAge": "2"})) as slurm:
@@ -343,6 +365,44 @@ def test_variables_that_would_hide_jobs_are_kept_from_the_commands() -> None:
     assert Slurm({**hiding, **kept}).environ == {**kept, "SLURM_BITSTR_LEN": "0"}
 
 
+THEIRS = {
+    "HOME": "/home/me", "PATH": "/bin", "LC_TIME": "C", "SLURM_CONF": "/c", "SBATCH_ACCOUNT": "m1", "LMOD_PKG": "/lmod",
+}  # fmt: skip
+
+
+def sbatch(environ: Mapping[str, str], **needs: Any) -> Call:
+    """Return the call that submits."""
+    return next(Slurm(environ).submit(submission(**needs)))
+
+
+def test_sbatch_hands_on_little_of_the_environment() -> None:
+    """By `--export=NONE` each element would wait for a login environment of its own."""
+    shells = {"SECRET": "x", "LD_LIBRARY_PATH": "/x", "PYTHONPATH": "/y", "SLURM_GET_USER_ENV": "1", "PATHS": "z"}
+    assert sbatch({**THEIRS, **shells}).environ == {**THEIRS, "SLURM_BITSTR_LEN": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "needs"),
+    [({}, {"settings": {"export": "NONE"}}), ({}, {"native": ["--export=ALL"]}), ({}, {"native": ["--exp", "A"]}),
+     ({"SBATCH_EXPORT": "NONE"}, {})],
+)  # fmt: skip
+def test_who_says_what_is_to_be_handed_on_has_all_of_it(environ: dict[str, str], needs: dict[str, Any]) -> None:
+    """Or a name in `--export` would have no value."""
+    assert sbatch({**THEIRS, **environ}, **needs).environ is None
+    assert sbatch(THEIRS, native=["--export-file=f", "--exclusive"]).environ is not None
+
+
+def test_the_cluster_tells_schedulers_apart() -> None:
+    call = next(steps := Slurm({}).instance())
+    config = "Configuration data\nClusterName             = alpha\nSlurmctldHost[0]        = c1\n"
+    with pytest.raises(StopIteration) as end:
+        steps.send(Answer.of(call, out=config))
+    assert end.value.value == "alpha"
+    next(steps := Slurm({}).instance())
+    with pytest.raises(NoAnswer):
+        steps.send(Answer.of(call, status=1, err="slurm_load_ctl_conf error: Unable to contact slurm controller"))
+
+
 def test_the_command_has_what_tells_a_submission_from_others() -> None:
     assert Slurm({}).command(submission()) == (
         "sbatch", "--parsable", f"--job-name={NAME}", "--output=/d/1.out", "job.sh",
@@ -368,7 +428,7 @@ def test_a_percent_sign_in_a_path_is_no_pattern() -> None:
 
 def test_a_minimal_script_asks_for_next_to_nothing() -> None:
     """spec: workflow 6.13.143"""
-    assert script() == ["#SBATCH --export=NONE", "#SBATCH --open-mode=append"]
+    assert script() == ["#SBATCH --export=ALL", "#SBATCH --open-mode=append"]
     text = Slurm({}).files(submission())["job.sh"]
     assert text.startswith("#!/bin/sh\n#SBATCH ")
     assert text.endswith("\nexec /d/task\n")
@@ -390,7 +450,7 @@ def test_everything_that_is_needed_is_asked_for() -> None:
 
 
 def test_settings_become_lines_and_win() -> None:
-    """spec: workflow 6.13.145"""
+    """spec: workflow 6.13.145, calibration 17.151"""
     settings = {
         "p": "long", "mem-per-cpu": "2G", "ntasks": 64, "no-requeue": True, "exclusive": None,
         "oversubscribe": False, "constraint": "a&b", "Q": True,
@@ -398,14 +458,14 @@ def test_settings_become_lines_and_win() -> None:
     needs = {"queue": "debug", "memory_bytes": 2**30, "nodes": 2, "requeue": True, "cpus": 2, "settings": settings}
     assert options(**needs) == ["--cpus-per-task=2"]
     assert script(**needs) == [
-        "#SBATCH --export=NONE", "#SBATCH --open-mode=append", "#SBATCH --partition=long",
+        "#SBATCH --export=ALL", "#SBATCH --open-mode=append", "#SBATCH --partition=long",
         "#SBATCH --mem-per-cpu=2G", "#SBATCH --ntasks=64", "#SBATCH --no-requeue", "#SBATCH --exclusive",
         "#SBATCH --constraint=a&b", "#SBATCH -Q",
     ]  # fmt: skip
 
 
 def test_settings_are_not_changed() -> None:
-    """spec: workflow P15"""
+    """spec: workflow 6.7.85, P15"""
     settings = {"p": "x", "job-name": "y"}
     for _ in range(2):
         assert "#SBATCH --partition=x" in script(settings=settings)
@@ -417,14 +477,19 @@ def test_settings_are_not_changed() -> None:
     [
         ({"settings": {"array": "1-3"}}, "'array'"),
         ({"settings": {"a": "1-3"}}, "'array'"),
-        ({"settings": {"comment": "two\nlines"}}, "line break"),
+        ({"settings": {"comment": "two\nlines"}}, "control characters"),
+        ({"settings": {"J": "two\nlines"}}, "control characters"),
+        ({"job_name": "two\nlines"}, "control characters"),
         ({"native": ["--array=1-3"]}, "--array"),
         ({"native": ["--arr", "1-3"]}, "--arr"),
         ({"native": ["-a1-3"]}, "-a1-3"),
-        ({"native": ["-J", "x"]}, "job-name"),
+        ({"native": ["-J", "x"]}, "--job-name in front"),
         ({"native": ["--job-name=x"]}, "job-name"),
         ({"native": ["--comment=x"]}, "comment"),
         ({"native": ["-Mother"]}, "-Mother"),
+        ({"native": ["--version"]}, "--version"),
+        ({"native": ["--usage"]}, "--usage"),
+        ({"native": ["-h"]}, "-h"),
     ],
 )
 def test_what_would_take_jobs_out_of_sight_is_refused(needs: dict[str, Any], word: str) -> None:
@@ -454,6 +519,7 @@ def test_the_id_is_read_from_all_that_sbatch_says(said: str) -> None:
 
 @pytest.mark.parametrize("said", ["", "12345", "Submitted batch job\n", "12 345\n", "-1\n"])
 def test_an_answer_without_an_id_leaves_it_open(said: str) -> None:
+    """spec: workflow 6.13.146"""
     assert isinstance(outcome(0, said), Unsure)
 
 
@@ -594,14 +660,23 @@ def test_a_failure_is_never_taken_for_a_success() -> None:
 
 @pytest.mark.parametrize(
     "reason",
-    ["JobHeldUser", "(JobHeldAdmin)", "JobHoldMaxRequeue", "launch failed requeued held", "DependencyNeverSatisfied",
-     "job requeued in held state", "PartitionConfig", "PartitionTimeLimit"],
-)  # fmt: skip
+    ["JobHeldUser", "(JobHeldAdmin)", "JobHoldMaxRequeue", "launch failed requeued held", "job requeued in held state"],
+)
 def test_held_jobs(reason: str) -> None:
+    """spec: calibration 17.148"""
     assert one(f"PENDING|0|{reason}|n/a") == JobStatus(JobState.HELD, None, reason.strip("()"))
 
 
+@pytest.mark.parametrize("reason", ["PartitionConfig", "PartitionNodeLimit", "(PartitionTimeLimit)", "BadConstraints"])
+def test_what_nobody_can_release_is_told_apart(reason: str) -> None:
+    status = one(f"PENDING|0|{reason}|n/a")
+    assert (status.state, status.reason) == (JobState.HELD, reason.strip("()"))
+    assert status.remedy.startswith("ask for less (CPUs")
+
+
 def test_reasons_to_wait_are_told() -> None:
+    assert "dependency" in one("PENDING|0|DependencyNeverSatisfied|n/a").remedy
+    assert one("RUNNING|0|None|n1") == JobStatus(JobState.RUNNING, None, "", "n1")
     assert one("PENDING|0|(Resources)|n/a") == JobStatus(JobState.QUEUED, None, "Resources")
     assert one("PENDING|0|None|n/a").reason == "PENDING"
     assert one("COMPLETING|0|None|n1") == JobStatus(JobState.RUNNING, None, "COMPLETING", "n1")
@@ -625,7 +700,7 @@ def test_lines_of_others_are_no_news() -> None:
         "\n7|RUNNING|0|None|n2|\n17|COMPLETED|0|None|n1|\n"
     )
     said = poll(["7", "8"], lines)
-    assert said == {"7": JobStatus(JobState.RUNNING, None, "RUNNING", "n2"), "8": JobStatus(JobState.GONE)}
+    assert said == {"7": JobStatus(JobState.RUNNING, None, "", "n2"), "8": JobStatus(JobState.GONE)}
 
 
 def test_a_line_that_cannot_be_read_leaves_open_what_is_absent() -> None:
@@ -634,7 +709,7 @@ def test_a_line_that_cannot_be_read_leaves_open_what_is_absent() -> None:
 
 
 def test_one_forgotten_id_is_asked_of_accounting() -> None:
-    """spec: workflow 6.13.152, P08"""
+    """spec: workflow 6.13.148, 6.13.152, P08"""
     error = "slurm_load_jobs error: Invalid job id specified\n"
     assert poll(["7"], "", "7|COMPLETED|0:0|n1\n", squeue_err=error)["7"].exit_status == 0
     assert poll(["7"], "", squeue_err=error)["7"].state is JobState.GONE
@@ -694,14 +769,37 @@ def find(squeue: str, sacct: tuple[int, str, str] = (0, "", "")) -> dict[int, Jo
 
 
 def test_a_name_is_found_wherever_it_stands() -> None:
-    assert find(f"7|{NAME}|(null)|/d|\n8|other|(null)|/d|\n") == {1: "7"}
-    assert find(f"7_1|a|b|{NAME} and more|/d|\n7_2|x|{NAME}|/d|\n") == {1: "7_1", 2: "7_2"}
-    assert find(f"7|x|(null)|/d/{NAME}|\n") == {1: "7"}
-    assert find("", (0, f"7_1|{NAME}||/d\n7_[2-4%2]|{NAME}||/d\n", "")) == {1: "7_1", 2: "7_2", 3: "7_3", 4: "7_4"}
+    at = "RUNNING|n1"
+    assert find(f"7|{at}|{NAME}|(null)|/d|\n8|{at}|other|(null)|/d|\n") == {1: "7"}
+    assert find(f"7_1|{at}|a|b|{NAME} and more|/d|\n7_2|{at}|x|{NAME}|/d|\n") == {1: "7_1", 2: "7_2"}
+    assert find(f"7|{at}|x|(null)|/d/{NAME}|\n") == {1: "7"}
+    lines = f"7_1|{at}|{NAME}||/d\n7_[2-4%2]|{at}|{NAME}||/d\n"
+    assert find("", (0, lines, "")) == {1: "7_1", 2: "7_2", 3: "7_3", 4: "7_4"}
+
+
+def test_names_with_line_breaks_hide_nothing() -> None:
+    """Anybody may give jobs such names, and accounting has them for ever."""
+    others = "6|FAILED|n1|a b\nc||d\n\n9|(null)|/d\n8|"
+    assert find(f"{others}RUNNING|n1|x|(null)|/d\n7|PENDING|n/a|{NAME}|(null)|/d|\n") == {1: "7"}
+    assert find(f"{others}RUNNING|n1|two\nlines|{NAME}|/d|\n") == {1: "8"}
+    assert find(f"{others}RUNNING|n1|x||/d|\n", (0, f"{others}RUNNING|n1|x||/d\n", "")) == {}
+    with pytest.raises(NoAnswer, match="a warning"):
+        find(f"a warning\n{others}RUNNING|n1|x||/d|\n")
+
+
+def test_what_no_node_can_have_was_never_in_the_queue() -> None:
+    """Slurm refuses it, and yet has a job of it that failed."""
+    assert find(f"7|FAILED|n/a|{NAME}|(null)|/d|\n") == {}
+    assert find("", (0, f"7_1|FAILED|None assigned|{NAME}||/d\n", "")) == {}
+    assert find(f"7|FAILED|n1|{NAME}|(null)|/d|\n") == {1: "7"}
+    assert find(f"7|CANCELLED|n/a|{NAME}|(null)|/d|\n") == {1: "7"}
+    assert one("FAILED|1|BadConstraints|n/a") == JobStatus(JobState.LOST, None, "BadConstraints")
+    said = poll(["7"], "", "7|FAILED|1:0|None assigned\n")
+    assert said["7"] == JobStatus(JobState.LOST, None, "FAILED before it began")
 
 
 def test_another_name_that_holds_it_is_another() -> None:
-    assert find(f"7|{NAME}0|(null)|/d|\n8|x{NAME}|(null)|/d|\n") == {}
+    assert find(f"7|RUNNING|n1|{NAME}0|(null)|/d|\n8|RUNNING|n1|x{NAME}|(null)|/d|\n") == {}
 
 
 def test_without_accounting_what_squeue_does_not_know_is_not_there() -> None:

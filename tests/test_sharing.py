@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,9 +181,29 @@ def test_only_the_living_on_the_same_host_share() -> None:
 
 def test_jobs_of_a_batch_system_do_not_share_with_each_other() -> None:
     state = joined((place_of(1), has(4, range(4), 50, ["0"]), "slurm 1"))
-    assert Sharing(options("slurm 2"), place_of(2)).claim(state) == WISH
+    theirs = Sharing(options("slurm 2"), place_of(2)).claim(state)
+    assert replace(theirs, cpus=tuple(sorted(theirs.cpus))) == WISH
     for job in ("slurm 1", ""):
         assert Sharing(options(job), place_of(2)).claim(state).slots == 4
+
+
+def test_jobs_that_are_bound_to_no_cpus_take_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each believes that it may have the first four."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(10)))
+    mine = replace(options("slurm 2"), slots=4, cpus=(0, 1, 2, 3), asked=frozenset(("slots",)))
+    state = joined((place_of(1), has(4, (0, 1, 2, 4)), "slurm 1"))
+    assert Sharing(mine, place_of(2)).claim(state).cpus == (3, 5, 6, 7)
+    state = joined((place_of(1), has(4, range(4)), "slurm 1"), (place_of(3), has(4, range(4, 8)), "slurm 3"))
+    got = Sharing(mine, place_of(2)).claim(state)
+    assert (got.slots, got.cpus) == (4, (8, 9, 0, 1))
+    assert Sharing(mine, place_of(2)).told(state) == ""
+
+
+def test_jobs_that_are_bound_to_cpus_have_what_they_are_bound_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {4, 5})
+    mine = replace(options("slurm 2"), slots=2, cpus=(4, 5), asked=frozenset(("slots",)))
+    state = joined((place_of(1), has(4, range(4)), "slurm 1"))
+    assert Sharing(mine, place_of(2)).claim(state).cpus == (4, 5)
 
 
 @pytest.mark.parametrize(

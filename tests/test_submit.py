@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,13 +11,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskfarmer.batch import Call, JobId, JobState, Limits, Needs, NoAnswer, Outcome, Refused, Steps, Submission
+from taskfarmer.batch import (
+    Call,
+    JobId,
+    JobState,
+    Limits,
+    Needs,
+    NoAnswer,
+    Outcome,
+    Refused,
+    Steps,
+    Submission,
+    at_once,
+    system_class,
+)
 from taskfarmer.batch.calls import Answer
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
@@ -24,11 +38,12 @@ from taskfarmer.batch.pbs import Pbs
 from taskfarmer.batch.script import UNSEEN
 from taskfarmer.batch.slurm import Slurm
 from taskfarmer.cli.keep import Signals, Succession, be_keeper
+from taskfarmer.core.entries import Stop
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError, Stopped
 from taskfarmer.farm import host, keeping, submissions
 from taskfarmer.farm.disk import Disk
-from taskfarmer.farm.keeping import Keep, Keeper, in_vain, keeper_submission
+from taskfarmer.farm.keeping import Keep, Keeper, in_vain, keeper_submission, slots_left, wanted_now
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.pilots import Pilots, Plan, elastic, missing, pilot_body, useful
 from taskfarmer.farm.recall import recall
@@ -171,6 +186,28 @@ def test_one_is_needed_where_a_farmer_died_that_is_no_pilot(world: World) -> Non
 )  # fmt: skip
 def test_elastic(left: int, typical_s: float | None, within_s: float | None, number: int) -> None:
     assert elastic(20, left, PLAN, typical_s=typical_s, within_s=within_s) == number
+
+
+@pytest.mark.parametrize(
+    ("tasks", "number"),
+    [([Task(text="wide", cpus=4)] * 6, 6), ([Task(text="wide", cpus=3)] * 6, 6), ([Task(text="wide", cpus=2)] * 6, 3),
+     ([Task(text="big", memory_bytes=400)] * 6, 3), ([Task(text="gpu", gpus=1)] * 6, 6), (["plain"] * 6, 2),
+     ([Task(text="named", name="x")] * 8, 2), ([Task(text="too wide", cpus=64)] * 2, 2),
+     (["plain"] * 4 + [Task(text="wide", cpus=4)] * 3, 4)],
+)  # fmt: skip
+def test_an_elastic_keeper_knows_how_wide_tasks_are(tmp_path: Path, tasks: list[Any], number: int) -> None:
+    world = World(tmp_path, 0)
+    world.farm.add(tasks)
+    plan = Plan(batch="fake", slots=4, needs=Needs(memory_bytes=1000, gpus=1))
+    keep = Keep(plan=plan, number=50, elastic=True)
+    assert wanted_now(keep, Ledger.open(world.farm.path), 0.0) == number
+
+
+def test_of_many_wide_tasks_some_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "_SAMPLE", 10)
+    world = World(tmp_path, 0)
+    world.farm.add([Task(text="wide", cpus=2)] * 400)
+    assert slots_left(Ledger.open(world.farm.path), Plan(batch="fake", slots=4)) == 800
 
 
 def test_more_than_one_submission_where_the_site_limits_them(tmp_path: Path) -> None:
@@ -379,6 +416,130 @@ def test_a_job_that_its_system_does_not_tell_of_at_once_is_not_gone(world: World
     assert world.fake.asked["submit"] == 2
 
 
+class Cluster(Fake):
+    """One of several schedulers of the same kind, each of which numbers its jobs from 1."""
+
+    def __init__(self, at: str, **made: Any) -> None:
+        super().__init__(**made)
+        self.at = at
+
+    def instance(self) -> Steps[str]:
+        return at_once(self.at)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[World, Cluster, Cluster]:
+    """A farm that has three pilots on the cluster alpha, long since, and is now seen from beta."""
+    alpha, beta = Cluster("alpha"), Cluster("beta")
+    world = World(tmp_path, system=alpha)
+    world.see_to(3)
+    alpha.advance()
+    world.fake = beta
+    world.now += 1000.0
+    return world, alpha, beta
+
+
+def test_pilots_of_another_cluster_are_not_known_here_rather_than_gone(two: tuple[World, Cluster, Cluster]) -> None:
+    world, alpha, beta = two
+    queue = world.pilots().look()
+    assert [(p.status.state, p.elsewhere, p.at) for p in queue.pilots] == [(JobState.UNKNOWN, True, "alpha")] * 3
+    assert {p.status.reason for p in queue.pilots} == {"not known here: submitted to fake alpha, and here is beta"}
+    assert (queue.problems, queue.open, queue.live(), beta.asked["poll"]) == ([], [], [], 0)
+    assert [(p.state, p.at) for p in _seen(world).pilots] == [("unknown", "alpha")] * 3
+    world.fake = alpha
+    assert {p.status.state for p in world.pilots().look().live()} == {JobState.RUNNING}
+
+
+def test_each_cluster_has_pilots_of_its_own_though_their_ids_are_the_same(two: tuple[World, Cluster, Cluster]) -> None:
+    world, alpha, beta = two
+    keeper = world.keeper(2)
+    assert keeper.round().submitted == 2
+    assert set(beta.jobs) < set(alpha.jobs)
+    beta.advance()
+    beta.lose(JobId("1.1"), "NODE_FAIL")
+    world.now += 100.0
+    found = keeper.round()
+    assert (found.submitted, found.running) == (1, 1)
+    keeper.pilots.turns.leave()
+    world.fake = alpha
+    world.see_to(3)
+    assert alpha.asked["submit"] == 1  # nobody buried them
+    assert len(world.at_work()) == 3
+
+
+def test_what_is_stopped_here_ends_no_job_of_the_same_id_elsewhere(two: tuple[World, Cluster, Cluster]) -> None:
+    world, alpha, beta = two
+    beta._enter(next(iter(alpha.jobs.values())).submission)  # 1.1 to 1.3 of beta are somebody's own
+    done, _ = _recall(world, "now")
+    assert done.cancelled == 0
+    assert done.problems == ["3 pilots of alpha cannot be cancelled from here"]
+    assert [job.status.state for job in beta.jobs.values()] == [JobState.QUEUED] * 3
+    world.fake = alpha
+    assert not world.at_work()  # what had not begun there would do nothing
+
+
+def test_what_may_have_been_submitted_elsewhere_is_settled_there(tmp_path: Path) -> None:
+    alpha = Cluster("alpha")
+    alpha.misbehave("submit", UNSURE_AND_SUBMITTED)
+    world = World(tmp_path, system=alpha)
+    world.see_to(2)
+    world.fake = Cluster("beta")
+    world.now += 2 * submissions.SETTLED_S
+    assert world.see_to(2).look().open == []
+    assert len(world.fake.jobs) == 2
+    world.fake = alpha
+    assert len(world.at_work()) == 2
+    assert {p.job for p in world.pilots().look().live()} == {"1.1", "1.2"}
+
+
+def test_pilots_of_a_system_that_is_not_here_hold_nobody_up(two: tuple[World, Cluster, Cluster]) -> None:
+    world, alpha, beta = two
+
+    def systems(name: str) -> Fake:
+        if name == "fake":
+            raise InputError("fake is not here: fakesub not on the PATH")
+        return beta
+
+    ledger = Ledger.open(world.farm.path)
+    queue = Pilots(ledger, {}, systems=systems, wall=lambda: world.now).look()
+    assert (queue.problems, queue.live()) == ([], [])
+    assert {p.status.reason for p in queue.pilots} == {"not known here: fake is not here: fakesub not on the PATH"}
+    assert len(alpha.jobs) == 3
+
+
+def test_a_user_of_whose_jobs_the_system_does_not_tell_us_is_not_bereft_of_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("taskfarmer.farm.pilots.user_name", lambda: "anna")
+        world.see_to(2)
+    annas = dict(world.fake.jobs)
+    world.fake.forget(*annas)  # as `squeue --me` does
+    world.now += 1000.0
+    pilots = world.see_to(1)
+    states = [(p.status.state, p.status.reason) for p in pilots.look().pilots]
+    assert states[:2] == [(JobState.UNKNOWN, "not known here: submitted by anna")] * 2
+    assert len(world.fake.jobs) == 1
+    done, _ = _recall(world, "drain")
+    assert (done.cancelled, done.problems) == (1, ["2 pilots of anna cannot be cancelled from here"])
+    assert {job.status.state for job in annas.values()} == {JobState.QUEUED}
+
+
+def test_what_another_user_may_have_submitted_is_not_ours_to_give_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("taskfarmer.farm.pilots.user_name", lambda: "anna")
+        world.fake.misbehave("submit", UNSURE_AND_SUBMITTED)
+        world.see_to(2)
+    annas, world.fake = world.fake, Fake()  # which says nothing of them
+    world.now += 2 * submissions.SETTLED_S
+    assert world.see_to(1).look().open == []
+    assert len(world.fake.jobs) == 1
+    world.fake = annas
+    assert len(world.at_work()) == 2
+
+
 def test_who_only_looks_does_not_write_off_what_is_unknown_to_its_cluster(world: World) -> None:
     world.see_to(2)
     there, world.fake = world.fake, Fake()
@@ -521,6 +682,7 @@ def test_refusals_for_now_are_waited_out(world: World) -> None:
 
 
 def test_while_the_queue_does_not_answer_nothing_is_submitted(world: World) -> None:
+    """spec: calibration 17.150"""
     keeper = world.keeper(2)
     keeper.round()
     world.fake.misbehave("poll", NoAnswer("squeue did not answer"))
@@ -545,6 +707,47 @@ def test_pilots_that_come_to_nothing_are_not_submitted_for_ever(world: World) ->
     with pytest.raises(Stopped, match="does not see the workdir"):
         rounds()
     assert len(world.fake.jobs) <= 8
+
+
+def _once(world: World, number: int = 2) -> Any:
+    """Do what cron does, a minute later."""
+    world.now += 60
+    keeper = world.keeper(number)
+    try:
+        return replace(keeper, once=True).round()
+    finally:
+        keeper.pilots.turns.leave()
+
+
+def test_rounds_of_cron_do_not_submit_for_ever_what_comes_to_nothing(world: World) -> None:
+    def rounds() -> None:
+        for _ in range(50):
+            _once(world)
+            for job in world.at_work():
+                world.fake.end(job, UNSEEN)
+
+    with pytest.raises(Stopped, match=r"6 pilots came to nothing.*does not see the workdir.*--jobs 1"):
+        rounds()
+    assert len(world.fake.jobs) == 6
+    with pytest.raises(Stopped):
+        _once(world)
+
+
+def test_rounds_of_cron_go_on_when_a_pilot_was_of_use(world: World) -> None:
+    for _ in range(3):
+        _once(world)
+        for job in world.at_work():
+            world.fake.end(job, UNSEEN)
+    with pytest.raises(Stopped):
+        _once(world)
+    world.see_to(1)  # as the message says
+    (pilot,) = world.pilots().look().live()
+    farmer = world.farm.join(job=f"slurm 1 pilot {pilot.link}")
+    farmer.take(0)
+    farmer.run(0)
+    farmer.leave()
+    world.fake.end(pilot.job, 0)
+    assert _once(world).submitted == 2
 
 
 def test_any_end_without_a_farmer_is_in_vain_unless_it_was_told_so(world: World) -> None:
@@ -696,6 +899,29 @@ def test_pilots_that_nobody_can_ask_for_do_nothing_when_they_start(world: World)
     assert not world.at_work()
 
 
+def _full(operation: str, _what: str) -> None:
+    if operation == "write":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("mode", "ended"), [("now", 3), ("drain", 1)])
+def test_on_a_full_disk_pilots_are_ended_by_their_system(world: World, mode: Any, ended: int) -> None:
+    keeper = world.keeper(3)
+    keeper.round()
+    world.fake.slots = 2
+    world.fake.advance()
+    for pilot in world.pilots().look().live()[:2]:
+        world.farm.join(job=f"slurm 1 pilot {pilot.link}")
+    full = Disk(_full)
+    ledger = Ledger.open(world.farm.path, full)
+    with pytest.raises(Stopped, match=f"cannot be told.*No space left.*{ended} pilots? cancelled.*make room"):
+        recall(world.pilots(disk=full), ledger, mode, lambda: ledger.append(lambda _: (Stop(mode="now"), ())))
+    lost = [job for job in world.fake.jobs.values() if job.status.state is JobState.LOST]
+    assert len(lost) == ended
+    assert not keeper.pilots.turns.holds()  # nobody submits others
+    assert world.pilots().turns.take("submit") is None  # and who wants to later need not wait
+
+
 # -- the command, with jobs of this machine ----------------------------------------------------------------------------
 
 
@@ -752,7 +978,7 @@ def test_submitting_the_same_again_submits_nothing(local: Farm) -> None:
 
 
 def test_a_dry_run_prints_and_writes_nothing(local: Farm) -> None:
-    local.write("true")
+    local.write("true", "true")
     before = sorted(local.path.rglob("*"))
     result = call("submit", local.list, "--batch", "local", "--jobs", 2, "--dry-run")
     assert result.exit_code == 0
@@ -762,6 +988,55 @@ def test_a_dry_run_prints_and_writes_nothing(local: Farm) -> None:
     assert shown["dry_run"]
     assert "job.sh" in shown["files"]
     assert sorted(local.path.rglob("*")) == before
+
+
+def test_an_installed_package_adds_a_batch_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plug-1.dist-info").mkdir()
+    points = "[console_scripts]\nx = y:z\n[taskfarmer.batch]\nmine = taskfarmer.batch.fake:Fake\n"
+    (tmp_path / "plug-1.dist-info" / "entry_points.txt").write_text(points)
+    (tmp_path / "plug-1.dist-info" / "METADATA").write_text("Name: plug\nVersion: 1\n")
+    with pytest.raises(InputError, match="there is no batch system 'mine'"):
+        system_class("mine")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert system_class("mine") is Fake
+    assert system_class("slurm") is Slurm
+    assert "importlib.metadata" not in modules_of("from taskfarmer.batch import system_class; system_class('slurm')")
+
+
+def modules_of(program: str) -> set[str]:
+    """Return what a new Python loads for a program: entry points take longer to read than all else to load."""
+    words = (sys.executable, "-I", "-c", f"import sys; {program}; print(*sys.modules)")
+    return set(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.parametrize("command", ["stop", "cancel"])
+def test_on_a_full_disk_the_commands_end_pilots_that_run(
+    local: Farm, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    local.write(*["sleep 300"] * 3)
+    said("submit", local.list, "--batch", "local", "--jobs", 2)
+    local.wait_for_runs(2)
+    with monkeypatch.context() as full:
+        full.setattr(Disk, "write", lambda *_: _full("write", ""))
+        result = call(command, local.workdir)
+    assert result.exit_code == Stopped.exit_status, result.output
+    assert "2 pilots cancelled" in result.stderr
+    wait_for(lambda: not _living(local), "the pilots to end")
+
+
+def test_a_dry_run_shows_no_more_pilots_than_would_be_submitted(local: Farm) -> None:
+    local.write(*["sleep 30"] * 5)
+    words = ("submit", local.list, "--batch", "local", "--slots", 2, "--dry-run")
+    assert said(*words, "--jobs", 9)["jobs"] == 3
+    assert said(*words, "--keep", 9)["jobs"] == 3
+    assert said(*words, "--keep", 9, "--elastic")["jobs"] == 3
+    assert said(*words, "--jobs", 2)["jobs"] == 2
+    said("submit", local.list, "--batch", "local", "--slots", 2, "--jobs", 2)
+    before = sorted((local.workdir / "jobs").iterdir())
+    assert said(*words, "--jobs", 3)["jobs"] == 1
+    assert said(*words, "--jobs", 2)["jobs"] == 0
+    assert call(*words, "--jobs", 2).output.startswith("# nothing would be submitted now, of 2 pilots")
+    assert sorted((local.workdir / "jobs").iterdir()) == before
 
 
 @pytest.mark.parametrize(("system", "last"), [("lsf", "[1-2]' < job.sh"), ("pbs", "job.sh"), ("slurm", "job.sh")])
@@ -774,7 +1049,7 @@ def test_a_dry_run_prints_what_one_would_type(
         (bin_ / program).write_text("#!/bin/sh\nexit 1\n")
         (bin_ / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
-    local.write("true")
+    local.write("true", "true")
     result = call("submit", local.list, "--batch", system, "--jobs", 2, "--dry-run")
     assert result.output.splitlines()[-1].endswith(last), result.output
     shown = said("submit", local.list, "--batch", system, "--jobs", 2, "--dry-run")

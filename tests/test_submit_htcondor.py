@@ -63,6 +63,19 @@ def test_from_a_list_to_the_pool(pool: Farm) -> None:
     assert any(pilot["farmers"] for pilot in pilots(pool))
 
 
+def test_pilots_of_another_scheduler_are_not_known_here(pool: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each login node may have a scheduler of its own."""
+    pool.write(*["sleep 600"] * 2)
+    submit(pool, "--jobs", 2)
+    wait_for_pilots(pool, 2, "running")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("_CONDOR_SCHEDD_HOST", "bigbird.example")
+        assert {pilot["state"] for pilot in pilots(pool)} == {"unknown"}
+        assert "and here is bigbird.example" in call("status", pool.workdir).output
+        assert said("stop", pool.workdir)["problems"]
+    wait_for_pilots(pool, 2, "ended", "lost")
+
+
 def test_a_removed_and_a_held_pilot_lose_their_tasks_and_fail_none(pool: Farm, condor: HTCondor) -> None:
     pool.write(*["sleep 1"] * 24)
     submit(pool, "--jobs", 3, "--slots", 2)
@@ -106,15 +119,17 @@ def _farewell(farm: Farm) -> str:
 
 
 def test_kept_until_the_end_though_pilots_are_removed(pool: Farm, condor: HTCondor) -> None:
-    pool.write(*["sleep 0.5"] * 40)
+    pool.write(*["sleep 0.5"] * 80)
     words = ("submit", str(pool.list), *SMALL, "--keep", "3", "--slots", "2")
     keeper = pool.start_command(*TASKFARMER, *words)
+    running: list[str] = []
     for count in (6, 16):
         pool.wait_for_runs(count)
-        wait_for(lambda: pilots(pool, "running"), "a pilot that runs")
-        condor.call("condor_rm", pilots(pool, "running")[0]["job"])
+        wait_for(lambda: running.extend(p["job"] for p in pilots(pool, "running")) or running, "a pilot that runs")
+        condor.call("condor_rm", running[0])
+        running.clear()
     assert keeper.wait(LIMIT_S).status == 0
-    all_finished(pool, 40)
+    all_finished(pool, 80)
 
 
 def test_stop_empties_the_queue(pool: Farm, condor: HTCondor) -> None:

@@ -15,7 +15,8 @@ from taskfarmer.farm import submissions
 from taskfarmer.farm.ledger import Ledger
 from tests.farms import TASKFARMER, Farm, counts_of, wait_for
 from tests.test_look_commands import call, said
-from tests.testbed.slurm import Slurm
+from tests.testbed.fixtures import slurm_with
+from tests.testbed.slurm import Settings, Slurm
 
 SUBMIT = (*TASKFARMER, "submit")
 LIMIT_S = 90.0
@@ -168,6 +169,32 @@ def test_a_farmer_on_each_node(cluster: Farm, slurm: Slurm) -> None:
     assert {cluster.log(task).strip() for task in range(24)} == {"n1", "n2"}
 
 
+def test_two_clusters_on_one_workdir(cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither buries, replaces or cancels the other's pilots, though job ids mean something else on each."""
+    cluster.write(*["until [ -e go ]; do sleep 0.1; done"] * 12)
+    submit(cluster, "--jobs", 2, "--slots", 2)
+    cluster.wait_for_runs(4)
+    first = pilots(cluster)[0]["job"].partition("_")[0]
+    settings = Settings(nodes=1, conf={"ClusterName": "beta", "FirstJobId": first})
+    with slurm_with(settings) as other, monkeypatch.context() as beta:
+        for name, value in other.env.items():
+            beta.setenv(name, value)
+        theirs = other.submit("--hold", "--array=1-2", "-o", "/dev/null", "--wrap", "true")
+        assert theirs == first
+        assert {(p["state"], p["at"]) for p in pilots(cluster)} == {("unknown", "testbed")}
+        assert "not known here: submitted to slurm testbed, and here is beta" in call("status", cluster.workdir).output
+        assert submit(cluster, "--jobs", 1, "--slots", 2)["pilots"] == 1
+        cluster.wait_for_runs(6)
+        assert [pilot["state"] for pilot in pilots(cluster) if pilot["at"] == "beta"] == ["running"]
+        (cluster.path / "go").touch()
+        all_finished(cluster, 12)
+        assert lost(cluster) == 0
+        stopped = said("stop", cluster.workdir)
+        assert "2 pilots of testbed cannot be cancelled from here" in stopped["problems"]
+        wait_for(lambda: set(other.queue()) == {f"{theirs}_1", f"{theirs}_2"}, "the pilot of beta to leave", LIMIT_S)
+    wait_for_pilots(cluster, 2, "ended")
+
+
 def test_stop_empties_the_queue(cluster: Farm, slurm: Slurm) -> None:
     cluster.write(*["sleep 60"] * 60)
     submit(cluster, "--jobs", 6, "--slots", 4)
@@ -195,6 +222,39 @@ def test_refusals_are_shown_in_slurms_words(cluster: Farm, slurm: Slurm) -> None
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
         assert why in result.stderr
     assert not slurm.queue()
+
+
+@pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])
+def test_what_no_node_can_have_is_refused_in_slurms_words(cluster: Farm, slurm: Slurm, number: tuple[str, int]) -> None:
+    """Slurm refuses it, and yet has jobs of it, which failed at once."""
+    cluster.write(*["true"] * 4)
+    result = call("submit", cluster.list, "--batch", "slurm", *number, "--memory", "1PB")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "Memory specification can not be satisfied" in result.stderr
+    assert not pilots(cluster)
+
+
+def test_a_job_of_somebody_s_own_with_a_line_break_in_its_name(cluster: Farm, slurm: Slurm) -> None:
+    """It is no reason not to understand a refusal; names like it are not taken."""
+    slurm.submit("--hold", "-J", "a b\nc", "-o", "/dev/null", "--wrap", "true")
+    cluster.write("true")
+    for words, why in ((("--", "--no-such-option"), "no-such-option"), (("--job-name", "a\nb"), "control characters")):
+        result = call("submit", cluster.list, "--batch", "slurm", "--jobs", 1, *words)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+        assert why in result.stderr
+    slurm.cancel_all()
+
+
+def test_running_pilots_have_no_reason(cluster: Farm, slurm: Slurm) -> None:
+    cluster.write("until [ -e go ]; do sleep 0.1; done")
+    submit(cluster, "--jobs", 1)
+    cluster.wait_for_runs(1)
+    assert [(pilot["state"], pilot["reason"]) for pilot in pilots(cluster)] == [("running", "")]
+    result = call("submit", cluster.list, "--batch", "slurm", "--jobs", 2)
+    assert "nothing was submitted: 1 pilot waits or runs already\n" in result.stdout
+    assert "no more than 1 would find something to do\n" in result.stdout
+    (cluster.path / "go").touch()
+    all_finished(cluster, 1)
 
 
 def test_a_directory_that_the_node_does_not_see(cluster: Farm, slurm: Slurm, tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ when to wait. The systems are loaded by name, so that a command that needs none 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 
 from ..errors import InputError
 from .base import (
@@ -54,12 +58,15 @@ def system_class(name: str) -> type[BatchSystem]:
     Raises:
         InputError: there is none of that name, or it cannot be loaded.
     """
-    from importlib.metadata import entry_points
-
     target = name if "." in name else SYSTEMS.get(name, "")
-    for entry in entry_points(group=_GROUP, name=name):
-        target = entry.value.replace(":", ".")
+    if _are_added():
+        from importlib.metadata import entry_points
+
+        for entry in entry_points(group=_GROUP, name=name):
+            target = entry.value.replace(":", ".")
     if not target:
+        from importlib.metadata import entry_points
+
         known = ", ".join(sorted({*SYSTEMS, *entry_points(group=_GROUP).names}))
         raise InputError(
             f"there is no batch system {name!r}", hint=f"there are: auto, {known}; or give package.module.Class"
@@ -72,6 +79,21 @@ def system_class(name: str) -> type[BatchSystem]:
     if not (isinstance(found, type) and issubclass(found, BatchSystem)):
         raise InputError(f"{target} is no batch system", hint="derive it from taskfarmer.batch.BatchSystem")
     return found
+
+
+def _are_added() -> bool:
+    """Whether some installed package adds batch systems. To load what reads entry points takes as long as all else that
+    a submission loads; so it is looked first whether there is anything to read.
+    """
+    section = f"[{_GROUP}]".encode()
+    for path in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(path or "."):
+                if name.endswith((".dist-info", ".egg-info")):
+                    with suppress(OSError):
+                        if section in Path(path, name, "entry_points.txt").read_bytes():
+                            return True
+    return False
 
 
 def choose(name: str, environ: Mapping[str, str]) -> BatchSystem:

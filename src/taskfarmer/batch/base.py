@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NewType
 
 from ..errors import TaskfarmerError
-from .calls import Steps
+from .calls import Steps, at_once
 
 JobId = NewType("JobId", str)
 """A job as the system's commands name it: `123`, `123_4` (Slurm), `42.0` (HTCondor), `7[3]` (LSF)."""
@@ -54,12 +54,14 @@ class JobStatus:
     """What a system says about a job. `exit_status`: 0..255, or minus the signal that ended its script; None: not said.
 
     `reason` is the system's own word for it, or why it waits; `host` where it runs or ran, as far as was said.
+    `remedy`: what to do about a held job that nobody can release; empty: to release it is what there is to do.
     """
 
     state: JobState
     exit_status: int | None = None
     reason: str = ""
     host: str = ""
+    remedy: str = ""
 
 
 GONE = JobStatus(JobState.GONE)
@@ -239,6 +241,15 @@ class BatchSystem(ABC):
     @abstractmethod
     def limits(self) -> Steps[Limits]:
         """Say what the site allows; what cannot be learnt is left at its default."""
+
+    def instance(self) -> Steps[str]:
+        """Say which of the system's schedulers has our jobs, by a name that tells it from others of its kind: Slurm's
+        cluster, HTCondor's schedd. Job ids mean nothing to another one. Empty: it does not say.
+
+        Raises:
+            NoAnswer: the system cannot be asked now.
+        """
+        return at_once("")
 
     @abstractmethod
     def version(self) -> Steps[str]:

@@ -148,6 +148,10 @@ class Local(BatchSystem):
         """Say how many elements a submission may have."""
         return at_once(Limits(elements=local_jobs.MOST_ELEMENTS))
 
+    def instance(self) -> Steps[str]:
+        """Say which machine this is, and where its jobs are recorded."""
+        return at_once(f"{os.uname().nodename}:{self.spool}")
+
     def version(self) -> Steps[str]:
         """Say which Python plays the scheduler."""
         return at_once(f"Python {sys.version.split()[0]}, {self.slots} slots")

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 
 from .base import Needs, Submission
+from .words import plain
 
 UNSEEN = 72
 """Exit status of a job on a node that does not see the submission's directory (EX_OSFILE of sysexits.h)."""
@@ -24,7 +25,11 @@ def job_script(submission: Submission, *, header: Sequence[str] = (), element: s
     `header`: lines for the scheduler, directly behind the first. `element`: a word of sh that gives the number of the
     element, from 1, such as `${SLURM_ARRAY_TASK_ID:-1}`. `shared`: the node sees the submitter's directories; else the
     job runs where the system put it, with what was transferred.
+
+    Raises:
+        InputError: the name for people has control characters.
     """
+    plain("the job's name", submission.needs.job_name)
     needs, quoted = submission.needs, shlex.quote(str(submission.directory))
     lines = [
         "#!/bin/bash" if needs.env_script else "#!/bin/sh",  # scripts of sites are written for bash
@@ -48,7 +53,12 @@ def job_script(submission: Submission, *, header: Sequence[str] = (), element: s
 
 
 def exports(needs: Needs, *, shared: bool = True) -> list[str]:
-    """Return lines that set what is to be set in a job: the script to source first, then the variables."""
+    """Return lines that set what is to be set in a job: the script to source first, then the variables.
+
+    A script that fails, or is not there, ends the job: what would run without its environment fails later and worse.
+    """
     script = needs.env_script if shared else needs.env_script.rpartition("/")[2]
-    lines = [f"source {shlex.quote(script if '/' in script else './' + script)}"] if script else []
+    word = shlex.quote(script if "/" in script else f"./{script}")
+    said = f'{{ status=$?; echo "taskfarmer: "{word}" ended with status $status" >&2; exit $status; }}'
+    lines = [f"source {word} || {said}"] if script else []
     return lines + [f"export {name}={shlex.quote(value)}" for name, value in needs.env.items()]

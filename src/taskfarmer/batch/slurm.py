@@ -37,6 +37,7 @@ from .base import (
 )
 from .calls import HUNG, Answer, Call, Steps
 from .script import UNSEEN, job_script
+from .words import plain
 
 SCRIPT = "job.sh"
 STATES: Final[Mapping[str, JobState]] = {
@@ -73,11 +74,19 @@ STATES: Final[Mapping[str, JobState]] = {
 """All states of Slurm. spec: workflow 4.6"""
 PRECEDENCE = (JobState.HELD, JobState.QUEUED, JobState.RUNNING, JobState.LOST, JobState.ENDED)
 """Of a state with flags, as newer versions print it (`FAILED,REQUEUED`), the first of these counts."""
-HELD_FOR = (
-    "JobHeld", "JobHoldMaxRequeue", "DependencyNeverSatisfied", "launch failed requeued held",
-    "job requeued in held state", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit", "BadConstraints",
-)  # fmt: skip
-"""How the reasons begin for which a pending job waits until somebody does something."""
+_ASK_LESS = "ask for less (CPUs, nodes, memory, GPUs, time), or for another partition"
+HELD_FOR: Final[Mapping[str, str]] = {
+    "JobHeld": "",
+    "JobHoldMaxRequeue": "",
+    "launch failed requeued held": "",
+    "job requeued in held state": "",
+    "DependencyNeverSatisfied": "what it waits for will never be: leave the dependency out",
+    "PartitionConfig": _ASK_LESS,
+    "PartitionNodeLimit": _ASK_LESS,
+    "PartitionTimeLimit": _ASK_LESS,
+    "BadConstraints": _ASK_LESS,
+}
+"""How the reasons begin for which a pending job waits until somebody does something; what, if not to release it."""
 MOST_IDS = 200
 """With more submissions than this `squeue` is asked for all jobs of the user: the argument would grow long."""
 MOST_DEPARTED = 5000
@@ -91,7 +100,7 @@ NO_OUTPUT = 4021 & 127
 _ID = re.compile(r"(\d+)(?:_(\d+)|_\[([^\]]*)\]?|\+\d+)?")
 _SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*)?")
 _POLL = "JobArrayID:|,State:|,exit_code:|,Reason:|,BatchHost:|"
-_FIND = "JobArrayID:|,Name:|,Comment:|,WorkDir:|"
+_FIND = "JobArrayID:|,State:|,BatchHost:|,Name:|,Comment:|,WorkDir:|"
 _UNKNOWN_ID = "Invalid job id"
 _BUSY = ("temporarily unable", "Resource temporarily unavailable", "Unable to contact", "Limit", "limit")
 """Words of refusals that may be none later."""
@@ -105,11 +114,16 @@ _MISLEADING = re.compile("SQUEUE_|SACCT_|SCANCEL_|SBATCH_(ARRAY_INX|WAIT|CLUSTER
 _SHORT = {
     "A": "account", "C": "constraint", "D": "chdir", "J": "job-name", "M": "clusters", "N": "nodes", "a": "array",
     "c": "cpus-per-task", "d": "dependency", "e": "error", "n": "ntasks", "o": "output", "p": "partition",
-    "q": "qos", "t": "time", "W": "wait",
+    "q": "qos", "t": "time", "V": "version", "W": "wait", "h": "help",
 }  # fmt: skip
-_OURS = ("array", "wrap", "clusters", "parsable", "test-only", "wait")
-"""Options that taskfarmer gives, or that would take the job out of its sight."""
-_NAMES = ("job-name", "comment")
+_OURS = ("array", "wrap", "clusters", "parsable", "test-only", "wait", "help", "usage", "version")
+"""Options that taskfarmer gives, that would take the job out of its sight, or with which nothing is submitted."""
+_INSTEAD = {
+    "job-name": "give --job-name in front of the --, or the setting 'job-name'",
+    "comment": "leave it out, or give the setting 'comment'",
+}
+_NAMES = tuple(_INSTEAD)
+"""Options by which jobs are found: as words for `sbatch` they would take the place of ours."""
 _TOGETHER = (
     {"mem", "mem-per-cpu", "mem-per-gpu"},
     {"nodes", "ntasks", "ntasks-per-node"},
@@ -117,8 +131,13 @@ _TOGETHER = (
     {"requeue", "no-requeue"},
 )
 """Options that say the same thing in several ways: whoever gives one of them replaces all of ours."""
+_HANDED_ON = re.compile(
+    "(HOME|USER|LOGNAME|SHELL|PATH|LANG|LC_[A-Z]+|TZ|KRB5CCNAME|MODULE(SHOME|PATH)|LMOD_(PKG|CMD|DIR))$"
+    "|SLURM_(?!GET_USER_ENV$)|(SBATCH|SPANK)_"
+)
+"""What jobs get of the environment: who submits, where programs and modules are, and what Slurm's commands want."""
 _PREAMBLE = (
-    # What --export=NONE would otherwise do to `srun` within the job, and a login shell that sets no PATH.
+    # What a site's or a user's --export=NONE would otherwise do to `srun` within the job, and a login without a PATH.
     "SLURM_EXPORT_ENV=ALL; export SLURM_EXPORT_ENV",
     'PATH="${PATH:-/usr/local/bin:/usr/bin:/bin}"; export PATH',
     # srun does not take it from sbatch any more since 22.05.
@@ -161,8 +180,15 @@ class Slurm(BatchSystem):
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Call `sbatch`."""
-        answer = yield Call(argv=self.command(submission), cwd=str(submission.directory))
+        environ = None if self._exports(submission) else handed_on(self.environ)
+        answer = yield Call(argv=self.command(submission), cwd=str(submission.directory), environ=environ)
         return submitted(answer, submission.count)
+
+    def _exports(self, submission: Submission) -> bool:
+        """Whether somebody has said what jobs get of the environment: the user, or the site."""
+        words = (word.partition("=")[0] for word in submission.needs.native)
+        asked = any(len(word) > len("--ex") and "--export".startswith(word) for word in words)
+        return asked or "export" in canonical(submission.needs.settings) or "SBATCH_EXPORT" in self.environ
 
     def poll(self, jobs: Collection[JobId]) -> Steps[dict[JobId, JobStatus]]:
         """Ask `squeue` for all, and `sacct` for those that it does not know."""
@@ -206,11 +232,14 @@ class Slurm(BatchSystem):
             raise NoAnswer(answer.trouble)
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
-        """Look for the name among the user's jobs: as job name, in the comment, or as working directory."""
+        """Look for the name among the user's jobs: as job name, in the comment, or as working directory.
+
+        What no node can have is refused, and stands in the queue as a job that failed; it is none.
+        """
         answer = answered((yield Call(argv=("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _FIND))))
         if found := named(answer, name):
             return found
-        fields = "--format=JobID,JobName,Comment,WorkDir"
+        fields = "--format=JobID,State,NodeList,JobName,Comment,WorkDir"
         answer = yield Call(argv=("sacct", "-n", "-P", "-X", "-S", "now-7days", fields))
         if answer.never_ran or (answer.status == 1 and "accounting storage is disabled" in answer.err):
             return {}
@@ -220,6 +249,12 @@ class Slurm(BatchSystem):
         """Read them from the controller's configuration."""
         answer = yield Call(argv=("scontrol", "show", "config"))
         return limits_of(answer.text if answer.ok else "")
+
+    def instance(self) -> Steps[str]:
+        """Read the cluster's name from the controller's configuration."""
+        answer = answered((yield Call(argv=("scontrol", "show", "config"))))
+        match = re.search(r"^ClusterName\s*=\s*(\S+)\s*$", answer.text, re.MULTILINE)
+        return match[1] if match else ""
 
     def version(self) -> Steps[str]:
         """Ask `sbatch`."""
@@ -244,14 +279,12 @@ def check(submission: Submission) -> None:
         if name in given:
             raise InputError(f"slurm setting {name!r}: it is taskfarmer that says this", hint="leave it out")
     for key, value in given.items():
-        if "\n" in f"{key}{value}":
-            raise InputError(f"slurm setting {key!r}: a line break cannot be in it", hint="give it in one line")
+        plain(f"the slurm setting {key!r}", f"{key}{value}")
     for word in submission.needs.native:
         if (name := option(word)) in _OURS:
             raise InputError(f"native option {word!r}: it is taskfarmer that says this", hint="leave it out")
         if name in _NAMES:
-            hint = f"give it as the setting {name!r}, so that jobs can still be found by taskfarmer's name"
-            raise InputError(f"native option {word!r} would hide the job", hint=hint)
+            raise InputError(f"native option {word!r} would hide the job", hint=_INSTEAD[name])
 
 
 def option(word: str) -> str:
@@ -266,6 +299,13 @@ def canonical(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings by their long names: `p` is `partition`, and dashes in front say nothing."""
     names = ((key.lstrip("-"), value) for key, value in settings.items())
     return {_SHORT.get(key, key): value for key, value in names}
+
+
+def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what `sbatch` gets of the environment, and so the jobs: they are not to hang on what a shell had loaded,
+    and those of a keeper elsewhere are to be like those from the shell.
+    """
+    return {name: value for name, value in environ.items() if _HANDED_ON.match(name)}
 
 
 def naming(submission: Submission, settings: Mapping[str, Any]) -> list[str]:
@@ -287,9 +327,11 @@ def output_pattern(submission: Submission) -> str:
 def directives(needs: Needs) -> list[str]:
     """Return the `#SBATCH` lines: what is always wanted, and the settings, which are Slurm's own words.
 
-    `--export=NONE`: the environment of a login on the node, and not that of whoever submits.
+    `--export=ALL`: of the little that `sbatch` has (`handed_on`). With NONE, or names, the node would make a login
+    environment for each job, which takes seconds where profiles are long, and holds jobs where `su` is forbidden; NIL
+    does without, but only since Slurm 23.
     """
-    options = {"export": "NONE", "open-mode": "append"} | canonical(needs.settings)
+    options = {"export": "ALL", "open-mode": "append"} | canonical(needs.settings)
     return [directive(key, value) for key, value in options.items() if key not in _NAMES and value is not False]
 
 
@@ -437,11 +479,22 @@ def status_of(said: str, code: str, *, reason: str = "", host: str = "") -> JobS
     state = min((state for state in states if state in PRECEDENCE), key=PRECEDENCE.index, default=JobState.UNKNOWN)
     if state is JobState.UNKNOWN:
         return JobStatus(state, reason=said, host=host)
-    if state is JobState.QUEUED and reason.startswith(HELD_FOR):
-        state = JobState.HELD
+    if state is JobState.QUEUED and (why := next(filter(reason.startswith, HELD_FOR), None)):
+        return JobStatus(JobState.HELD, None, reason, host, HELD_FOR[why])
     if state is JobState.ENDED:
-        return ended(said, code, reason, host)
-    return JobStatus(state, None, said if state.is_over else reason or said, host)
+        return never_began(said, reason) if is_impossible(said, host) else ended(said, code, reason, host)
+    word = "" if said == "RUNNING" else said
+    return JobStatus(state, None, said if state.is_over else reason or word, host)
+
+
+def is_impossible(said: str, host: str) -> bool:
+    """Whether Slurm made a job fail that never was on a node: none can have what it asks for (`BadConstraints`)."""
+    return said == "FAILED" and not host
+
+
+def never_began(said: str, reason: str) -> JobStatus:
+    """Return the status of such a job; the exit status that Slurm has for it is nobody's."""
+    return JobStatus(JobState.LOST, None, reason or f"{said} before it began")
 
 
 def ended(said: str, code: str, reason: str, host: str) -> JobStatus:
@@ -490,25 +543,48 @@ def named(answer: Answer, name: str) -> dict[int, JobId]:
     """Return by element the jobs on whose lines a name stands.
 
     Raises:
-        NoAnswer: there are lines that cannot be read, and none of that name.
+        NoAnswer: there is what cannot be read, and no job of that name.
     """
     word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(name)}(?![0-9A-Za-z])")
     found: dict[int, JobId] = {}
     unreadable = ""
-    for line in answer.lines():
-        id, bar, rest = line.partition("|")
-        match = _ID.fullmatch(id)
-        if not (match and bar):
-            unreadable = unreadable if not line.strip() or line.startswith("CLUSTER:") else line
-        elif word.search(rest):
+    for match, rest in jobs_in(answer):
+        if match is None:
+            unreadable = rest
+            continue
+        said, _, texts = rest.partition("|")
+        host, _, texts = texts.partition("|")
+        if word.search(texts) and not is_impossible(said, meant(host)):
             array, element, several = match.groups()
             if several is not None:
                 found |= {n: JobId(f"{array}_{n}") for n in numbers(several)}
             else:
-                found[int(element or 1)] = JobId(id)
+                found[int(element or 1)] = JobId(match[0])
     if unreadable and not found:
         raise NoAnswer(f"{answer.call.program} said what cannot be read: {unreadable[:200]!r}")
     return found
+
+
+def jobs_in(answer: Answer) -> Iterator[tuple[re.Match[str] | None, str]]:
+    """Yield each job's id and what is said of it; None and the line for what stands before the first of them.
+
+    Names of jobs and of directories may have line breaks in them: then a job has several lines, and the others do not
+    begin with an id.
+    """
+    match: re.Match[str] | None = None
+    said: list[str] = []
+    for line in answer.lines():
+        id, bar, rest = line.partition("|")
+        if bar and (next_one := _ID.fullmatch(id)):
+            if match:
+                yield match, "\n".join(said)
+            match, said = next_one, [rest]
+        elif match:
+            said.append(line)
+        elif line.strip() and not line.startswith("CLUSTER:"):
+            yield None, line
+    if match:
+        yield match, "\n".join(said)
 
 
 def limits_of(config: str) -> Limits:

@@ -101,7 +101,7 @@ class Keeping:
 
     def rounds(self, heard: Signals, succeeded: Callable[[], bool]) -> int:
         """Do rounds until the farm is done, somebody takes over, or `succeeded` says that a successor is there."""
-        keeper = Keeper(self.pilots, self.ledger, self.keep, self.cwd)
+        keeper = Keeper(self.pilots, self.ledger, self.keep, self.cwd, once=self.once)
         while True:
             wait_s = MOST_S
             try:
@@ -167,7 +167,7 @@ def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> 
     """
     with turn(pilots, "submit", patience_s=5.0):
         queue = pilots.look()
-        there = [pilot.job for pilot in queue.pilots if pilot.kind == "keeper" and not pilot.is_over]
+        there = [p.job for p in queue.pilots if p.kind == "keeper" and not (p.is_over or p.elsewhere)]
         if there or queue.open:
             raise InputError(
                 f"job {there[0] if there else 'of an id not known yet'} of {system.title} keeps pilots for this farm",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -206,9 +207,7 @@ class _Submitting:
             raise InputError(f"{self.target}: there is no such list or workdir", hint="name a task list, or a workdir")
         if path is not None and path.is_dir() and self.v["handler"] == defaults()["handler"]:
             raise InputError(f"{self.target} is no farm", hint="name a task list, or a workdir that `taskfarmer` made")
-        chosen = {name: self.v[name] for name in _FARM}
-        given = Given({**defaults(), **chosen}, self.given.explicit & set(_FARM))
-        session = session_for(self.target, given, self.surroundings)
+        session = session_for(self.target, self._given_for_farm(), self.surroundings)
 
         def made() -> _Farm:
             opened, _ = session.open()
@@ -218,6 +217,10 @@ class _Submitting:
             return self._of(opened.ledger, created=opened.created)
 
         return Workdir(session.workdir), made
+
+    def _given_for_farm(self) -> Given:
+        chosen = {name: self.v[name] for name in _FARM}
+        return Given({**defaults(), **chosen}, self.given.explicit & set(_FARM))
 
     def _of(self, ledger: Ledger, *, created: bool) -> _Farm:
         from ..farm import farmer
@@ -237,10 +240,15 @@ class _Submitting:
         from ..farm import farmer
         from ..farm.pilots import submission_of
 
-        count, cwd = self.v["jobs"] or self.v["keep"], str(self.surroundings.cwd)
+        wanted, cwd = self.v["jobs"] or self.v["keep"], str(self.surroundings.cwd)
         if workdir.is_farm():
-            cwd = farmer.config_of(Ledger.open(workdir.path, disk_for(""))).cwd
-        submission = submission_of(workdir, plan, system, count, cwd)
+            ledger = Ledger.open(workdir.path, disk_for(""))
+            cwd = farmer.config_of(ledger).cwd
+            count = self._count(ledger, plan, wanted)
+        else:
+            with TemporaryDirectory(prefix="taskfarmer-") as away:
+                count = self._count(self._made(Path(away) / "farm"), plan, wanted)
+        submission = submission_of(workdir, plan, system, max(1, count), cwd)
         files, command = system.files(submission), system.command(submission)
         if self.v["as_json"]:
             print_json(
@@ -248,6 +256,8 @@ class _Submitting:
                 directory=str(submission.directory), argv=list(command), stdin=system.reads, files=files,
             )  # fmt: skip
             return 0
+        if not count:
+            say(f"# nothing would be submitted now, of {plural(wanted, 'pilot')}; such a submission is")
         for name, text in files.items():
             say(f"# {submission.directory}/{name}")
             say(text.rstrip("\n"))
@@ -255,6 +265,26 @@ class _Submitting:
         say(f"# in {submission.directory}, which would be made for it:")
         say(shlex.join(command) + (f" < {system.reads}" if system.reads else ""))
         return 0
+
+    def _made(self, path: Path) -> Ledger:
+        """Make the farm elsewhere, to see what is in the list."""
+        given = self._given_for_farm()
+        session = session_for(self.target, replace(given, values={**given.values, "workdir": path}), self.surroundings)
+        return session.open()[0].ledger
+
+    def _count(self, ledger: Ledger, plan: Plan, wanted: int) -> int:
+        """Return how many pilots would be submitted now. The queue is asked if there were any; nothing is written."""
+        from ..farm.keeping import wanted_now
+        from ..farm.pilots import Pilots, missing
+
+        ledger.read_tails()
+        pilots = Pilots(ledger, self.surroundings.environ)
+        queue = pilots.look(settle=False)
+        for problem in queue.problems:
+            print(f"taskfarmer: the queue cannot be looked at: {problem}", file=sys.stderr)
+        if self.v["keep"] is not None:
+            wanted = wanted_now(self._keep(plan), ledger, time.time())
+        return missing(wanted, queue, ledger.state, plan, pilots.dead(ledger.state))
 
     def _pilots(self, farm: _Farm) -> Pilots:
         from ..farm.pilots import Pilots
@@ -323,11 +353,12 @@ def _tell(farm: _Farm, system: BatchSystem, made: list[Request], live: int, want
         what = plural(request.submission.count, "pilot")
         say(f"submitted {what} to {system.title}: {ids} ({request.submission.name})")
     if not made:
-        say(f"nothing was submitted: {plural(live, 'pilot')} wait or run already")
+        there = "1 pilot waits or runs" if live == 1 else f"{live} pilots wait or run"
+        say(f"nothing was submitted: {there} already")
     elif live > new:
         say(f"with those that were there, {live} wait or run")
     if live < wanted:
-        say(f"there is no work for {wanted} of them")
+        say(f"no more than {live} would find something to do" if live else "none would find anything to do")
     _tell_how(farm)
 
 

@@ -86,14 +86,17 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
             raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
         if not queue.open:
             count = missing(wanted, queue, ledger.state, plan, pilots.dead(ledger.state))
+            new = 0
             for request in pilots.submit_pilots(plan, count, cwd):
                 if isinstance(request.outcome, Submitted):
                     made.append(request)
+                    new += request.submission.count
                 elif isinstance(request.outcome, Refused):
                     raise unsubmitted(request, title, ledger, made)
-            queue = pilots.look() if count else queue
+                else:  # nobody knows
+                    queue, new = pilots.look(), 0
             if not queue.open:
-                return made, len(queue.live())
+                return made, len(queue.live()) + new
         if time.monotonic() > deadline:
             raise Stopped(
                 f"it is not known what became of the submission {queue.open[0].submission.name}",

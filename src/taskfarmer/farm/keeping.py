@@ -18,13 +18,14 @@ from ..batch.pace import Backoff, Polling, Rate
 from ..batch.script import REVOKED, UNSEEN
 from ..core.policy import too_many_failures
 from ..core.records import Ended, Started
+from ..core.state import READY, TAKEN, WAITING
 from ..core.words import plural
 from ..errors import InputError, Stopped
 from .disk import chance
 from .farmer import config_of
 from .journal import read_tail
 from .ledger import Ledger
-from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing
+from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing, slots_for
 from .submissions import fresh_name
 from .workdir import Workdir
 
@@ -36,6 +37,9 @@ WARN_S = 180.0
 """Before its end it has a signal, where the system can, and submits the next one."""
 BARREN = 3
 """Pilots in vain for each that is wanted, after which nobody tries any longer."""
+_SAMPLE = 1000
+"""Tasks with needs of their own that are looked at, of all that are left, to tell how much room they need."""
+_OPEN = (READY, WAITING, TAKEN)
 _FARMERS, _BYTES = 16, 64 << 10
 """Journals whose ends tell how long tasks take, and how much of each is read."""
 
@@ -122,7 +126,10 @@ def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submissio
 
 @dataclass
 class Keeper:
-    """Keeps pilots for a farm; it has the turn. `cwd`: where the farm's tasks run."""
+    """Keeps pilots for a farm; it has the turn. `cwd`: where the farm's tasks run.
+
+    `once`: it does one round, so that it goes by what others before it have submitted.
+    """
 
     pilots: Pilots
     ledger: Ledger
@@ -130,6 +137,7 @@ class Keeper:
     cwd: str
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    once: bool = False
     _submitting: Backoff = field(default_factory=Backoff)
     _asking: Backoff = field(default_factory=Backoff)
     _losing: Backoff = field(default_factory=Backoff)
@@ -174,7 +182,7 @@ class Keeper:
         self._asking.went_well()
         self._look_for_barren(queue, left)
         notes += self._held(queue)
-        wanted = self._wanted(left)
+        wanted = wanted_now(self.keep, self.ledger, self.wall())
         if self.keep.elastic:
             notes += self._shrink(queue, wanted)
         count = missing(wanted, queue, state, self.keep.plan, self.pilots.dead(state))
@@ -193,14 +201,6 @@ class Keeper:
         new = [pilot for link, pilot in held.items() if link not in self._told_held]
         self._told_held = set(held)
         return [f"pilot {pilot.job} is held: {pilot.status.reason or 'no reason given'}" for pilot in new[:1]]
-
-    def _wanted(self, left: int) -> int:
-        if not self.keep.elastic:
-            return self.keep.number
-        typical, within_s = typical_s(self.ledger), self.keep.within_s
-        if self.keep.by is not None:
-            within_s = max(0.0, self.keep.by - self.wall())
-        return elastic(self.keep.number, left, self.keep.plan, typical_s=typical, within_s=within_s)
 
     def _shrink(self, queue: Queue, wanted: int) -> list[str]:
         """Cancel pilots that wait, and are too many by now; the last ones first."""
@@ -246,16 +246,22 @@ class Keeper:
 
     def _look_for_barren(self, queue: Queue, left: int) -> None:
         """Wait the longer the more pilots came to nothing, and give up in the end."""
-        vain = [found for found in in_vain(queue, self.ledger) if found[0].submission in self._names]
-        if len(vain) > self._in_vain:
+        vain = in_vain(queue, self.ledger)
+        if self.once:
+            vain = since_any_use(vain, queue, self.ledger)
+        else:
+            vain = [found for found in vain if found[0].submission in self._names]
+        if len(vain) > self._in_vain and not self.once:  # between rounds of cron there is time enough
             self._submitting.failed(self.clock(), chance())
         self._in_vain = len(vain)
         self._look_for_lost(queue, left)
         if len(vain) >= BARREN * self.keep.number:
             pilot, why = vain[-1]
+            workdir = self.pilots.workdir
+            again = f"; when that is mended, try with `taskfarmer submit {shlex.quote(str(workdir.path))} --jobs 1`"
             raise Stopped(
                 f"{len(vain)} pilots came to nothing, the last: {why}",
-                hint=f"what it said is in {self.pilots.workdir.jobs}/{pilot.submission}/out.{pilot.element}",
+                hint=f"what it said is in {workdir.jobs}/{pilot.submission}/out.{pilot.element}" + again * self.once,
             )
 
     def _told(self, queue: Queue, left: int, submitted: int, notes: list[str], began: float) -> Round:
@@ -273,6 +279,15 @@ class Keeper:
             wait_s=min(MOST_S, max(wait_s, later - self.clock())),
             notes=tuple(notes),
         )
+
+
+def wanted_now(keep: Keep, ledger: Ledger, now: float) -> int:
+    """Return how many pilots there should be; `now` in seconds since the epoch."""
+    if not keep.elastic:
+        return keep.number
+    within_s = keep.within_s if keep.by is None else max(0.0, keep.by - now)
+    slots = slots_left(ledger, keep.plan)
+    return elastic(keep.number, slots, keep.plan, typical_s=typical_s(ledger), within_s=within_s)
 
 
 def in_vain(queue: Queue, ledger: Ledger) -> list[tuple[Pilot, str]]:
@@ -294,6 +309,15 @@ def in_vain(queue: Queue, ledger: Ledger) -> list[tuple[Pilot, str]]:
     return found
 
 
+def since_any_use(vain: list[tuple[Pilot, str]], queue: Queue, ledger: Ledger) -> list[tuple[Pilot, str]]:
+    """Return those of the pilots in vain that were submitted behind the last one that became a farmer of use."""
+    links = {pilot.link for pilot, _ in vain}
+    farmers = joined(ledger.state)
+    of_use = [place for place, p in enumerate(queue.pilots) if p.link in farmers and p.link not in links]
+    later = {pilot.link for pilot in queue.pilots[of_use[-1] + 1 if of_use else 0 :]}
+    return [found for found in vain if found[0].link in later]
+
+
 def is_revoked(ledger: Ledger, pilot: Pilot) -> bool:
     """Whether a pilot was told to do nothing."""
     return (ledger.workdir.jobs / pilot.submission / REVOKED).exists()
@@ -307,6 +331,21 @@ def why_in_vain(status: JobStatus) -> str:
     if status.exit_status in (126, 127):
         return f"{where} does not have this Python; install taskfarmer where all nodes see it"
     return f"it ended with status {status.exit_status}" + (f" on {status.host}" if status.host else "")
+
+
+def slots_left(ledger: Ledger, plan: Plan) -> float:
+    """Return how many slots of such pilots the tasks that are left would fill at once; of tasks with needs of their
+    own some are looked at if there are many.
+    """
+    counts, status = ledger.state.counts(), ledger.state.status
+    left, more = counts["toprocess"] + counts["running"], 0.0
+    for first, segment in ledger.state.segments:
+        if segment.special:
+            open_ = [task for task in range(first, first + segment.count) if status[task] in _OPEN]
+            some = open_[:: max(1, len(open_) // _SAMPLE)]
+            needed = sum(slots_for(ledger.segments.task(task), plan) for task in some)
+            more += (needed / len(some) - 1) * len(open_) if some else 0.0
+    return left + more
 
 
 def typical_s(ledger: Ledger) -> float | None:

@@ -37,6 +37,7 @@ from ..batch import (
 from ..batch.calls import Answer, run_call
 from ..batch.inside import REQUEUEING, TELLS_ITS_END, back_to_the_queue, on_each_node
 from ..batch.words import user_name
+from ..core.model import Task
 from ..core.state import Farmer, State
 from ..errors import InputError
 from . import host
@@ -91,7 +92,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pilot:
-    """One pilot, as its batch system says it is. `job` is empty while nobody knows whether it was submitted."""
+    """One pilot, as its batch system says it is. `job` is empty while nobody knows whether it was submitted.
+
+    `at`: which scheduler of the system it was given to (`BatchSystem.instance`), and `user` by whom, as far as that is
+    known. `elsewhere`: nobody here can say how it is; `is_ours`: nobody else submitted it.
+    """
 
     submission: str
     element: int
@@ -100,6 +105,10 @@ class Pilot:
     status: JobStatus
     slots: int
     kind: Kind = "pilots"
+    at: str = ""
+    user: str = ""
+    elsewhere: bool = False
+    is_ours: bool = True
 
     @property
     def link(self) -> str:
@@ -119,11 +128,13 @@ class Queue:
     pilots: list[Pilot]
     problems: list[str]
     open: list[Request]
-    """Submissions of which nobody knows yet whether they came to the queue."""
+    """Submissions of ours of which nobody knows yet whether they came to the queue here."""
 
     def live(self) -> list[Pilot]:
-        """Return the pilots that are not over."""
-        return [pilot for pilot in self.pilots if pilot.kind == "pilots" and not pilot.is_over]
+        """Return the pilots that are not over. Those elsewhere are not among them: they may have been for weeks, and
+        nobody here would ever know.
+        """
+        return [p for p in self.pilots if p.kind == "pilots" and not (p.is_over or p.elsewhere)]
 
 
 # -- how many ----------------------------------------------------------------------------------------------------------
@@ -155,10 +166,25 @@ def missing(wanted: int, queue: Queue, state: State, plan: Plan, dead: Collectio
     return max(0, min(wanted - len(live), useful(state, plan, dead) - to_come))
 
 
-def elastic(most: int, left: int, plan: Plan, *, typical_s: float | None, within_s: float | None) -> int:
+def slots_for(task: Task, plan: Plan) -> float:
+    """Return how many of a pilot's slots a task takes, those included that no other like it can use beside it.
+
+    One that asks for more than a pilot has counts as one that fills it.
+    """
+    needs = plan.needs
+    fit = plan.slots // task.cpus
+    if task.memory_bytes and needs.memory_bytes is not None:
+        fit = min(fit, needs.memory_bytes // task.memory_bytes)
+    if task.gpus:
+        fit = min(fit, needs.gpus // task.gpus)
+    return plan.slots / max(1, fit)
+
+
+def elastic(most: int, left: float, plan: Plan, *, typical_s: float | None, within_s: float | None) -> int:
     """Return how many pilots there should be, `most` at the most, for `left` tasks that take `typical_s` each.
 
-    Without knowing how long tasks take, or how soon all is to be done: as many as have a task for each slot.
+    Tasks of several slots count as so many (`slots_for`). Without knowing how long tasks take, or how soon all is to be
+    done: as many as have a task for each slot.
     """
     slots = plan.slots * plan.needs.nodes
     if typical_s is None or within_s is None:
@@ -285,6 +311,7 @@ class Pilots:
         self._environ = {name: value for name, value in environ.items() if name != "TASKFARMER_FAULT"}
         self._systems = systems or (lambda name: choose(name, self._environ))
         self._known: dict[str, BatchSystem] = {}
+        self._instances: dict[str, str] = {}
         self._run = run or run_call
         self._wall = wall
 
@@ -297,6 +324,31 @@ class Pilots:
         if name not in self._known:
             self._known[name] = self._systems(name)
         return self._known[name]
+
+    def instance(self, batch: str) -> str:
+        """Return which scheduler of a system is the one that is asked here; empty: it does not say.
+
+        Raises:
+            InputError: the system is not here.
+            NoAnswer: it cannot be asked now.
+        """
+        if batch not in self._instances:
+            system = self.system(batch)
+            self._instances[batch] = self.ask(system, system.instance())
+        return self._instances[batch]
+
+    def _elsewhere(self, request: Request) -> str:
+        """Return why nobody here can say how the jobs of a submission are; empty: they can be asked for.
+
+        Raises:
+            NoAnswer: the system cannot be asked now.
+        """
+        batch, at = _batch_of(request), str(request.extra.get("at", ""))
+        try:
+            ours = self.instance(batch) if at else ""
+            return f"not known here: submitted to {batch} {at}, and here is {ours}" if ours and ours != at else ""
+        except InputError as error:
+            return f"not known here: {error}"
 
     def ask(self, system: BatchSystem, steps: Steps[_T]) -> _T:
         """Run the steps of a system; a turn of ours shows that it lives before each command."""
@@ -317,7 +369,7 @@ class Pilots:
     def look(self, *, ask: bool = True, settle: bool = True) -> Queue:
         """Return how all pilots are: one command for each system that has some, and what is open is settled first.
 
-        Without `ask`: what the workdir alone can tell.
+        Without `ask`: what the workdir alone can tell. Without `settle` nothing is written.
         """
         requests = {r.submission.name: r for r in self.requests() if not isinstance(r.outcome, Refused)}
         states: dict[str, dict[int, JobStatus]] = {}
@@ -329,14 +381,21 @@ class Pilots:
             else:
                 states[name] = ends
         problems = []
+        away: dict[str, str] = {}
         for batch, names in asked.items() if ask else ():
             try:
-                self._look_at(self.system(batch), names, requests, states, settle=settle)
-            except (NoAnswer, InputError) as error:
+                away |= {name: why for name in names if (why := self._elsewhere(requests[name]))}
+                if here := [name for name in names if name not in away]:
+                    self._look_at(self.system(batch), here, requests, states, settle=settle)
+            except (NoAnswer, InputError, OSError) as error:
                 problems.append(f"{batch}: {error}")
         there = [request for request in requests.values() if not isinstance(request.outcome, Refused)]
-        pilots = [pilot for request in there for pilot in _pilots(request, states.get(request.submission.name, {}))]
-        return Queue(pilots, problems, [request for request in there if request.is_open])
+        pilots = []
+        for request in there:
+            name = request.submission.name
+            pilots += _pilots(request, states.get(name, {}), away.get(name, ""))
+        opened = [r for r in there if r.is_open and r.submission.name not in away and _is_ours(r)]
+        return Queue(pilots, problems, opened)
 
     def _look_at(
         self,
@@ -348,26 +407,30 @@ class Pilots:
         settle: bool,
     ) -> None:
         for name in names:
-            if requests[name].is_open and settle:
+            if requests[name].is_open and settle and _is_ours(requests[name]):  # or it would be given up, unseen
                 requests[name] = self.ask(system, self.submissions.settle(system, requests[name], self._wall()))
         jobs = [job for name in names for job in requests[name].jobs if job]
         said: dict[JobId, JobStatus] = self.ask(system, system.poll(jobs)) if jobs else {}
         for name in names:
             absent = GONE if self._wall() - requests[name].time > SEEN_S else _NOT_SEEN
+            if not _is_ours(requests[name]):  # of whose jobs a system may not tell us
+                why = f"not known here: submitted by {requests[name].extra['user']}"
+                absent = JobStatus(JobState.UNKNOWN, reason=why)
             told = {
                 element: absent if (status := said.get(job, GONE)).state is JobState.GONE else status
                 for element, job in enumerate(requests[name].jobs, 1)
             }
             states[name] = told
-            if told and all(status.state.is_over for status in told.values()) and self._may_note(requests[name], told):
+            over = told and all(status.state.is_over for status in told.values())
+            if over and settle and self._may_note(requests[name], told):
                 self.submissions.note_ends(requests[name], told)
 
     def _may_note(self, request: Request, told: Mapping[int, JobStatus]) -> bool:
         """Whether these ends hold for everybody. Who only looks may be on another cluster, or somebody else whom the
         system tells nothing: to them jobs seem to be gone that live.
         """
-        ours = request.extra.get("user", user_name()) == user_name()
-        return ours and (self.turn_taken or all(status.state is not JobState.GONE for status in told.values()))
+        found = all(status.state is not JobState.GONE for status in told.values())
+        return _is_ours(request) and (self.turn_taken or found)
 
     def dead(self, state: State) -> set[str]:
         """Return the farmers that are dead although the log does not say so: gone from this host, or silent for long.
@@ -400,7 +463,8 @@ class Pilots:
         """
         system = self.system(plan.batch)
         about = {
-            "batch": plan.batch, "slots": plan.slots, "nodes": plan.needs.nodes, "user": user_name(), **extra,
+            "batch": plan.batch, "slots": plan.slots, "nodes": plan.needs.nodes, "user": user_name(),
+            "at": self._at(plan.batch), **extra,
         }  # fmt: skip
         request = self.submissions.request(kind, system, submission, self._wall(), about)
         if self.turn_taken and not self.turns.holds():  # see farm.turns
@@ -411,13 +475,18 @@ class Pilots:
                 self.ask(system, system.cancel([job for job in made.jobs if job]))
         return made
 
+    def _at(self, batch: str) -> str:
+        with suppress(NoAnswer):
+            return self.instance(batch)
+        return ""
+
     def submit_pilots(self, plan: Plan, count: int, cwd: str, **extra: Any) -> Iterator[Request]:
         """Submit so many pilots, in as few submissions as the site allows; yield each with what became of it.
 
         What is refused, or may have been, ends it.
         """
         system = self.system(plan.batch)
-        most = self.elements(system)
+        most = self.elements(system) if count > 1 else 1
         while count > 0:
             submission = submission_of(self.workdir, plan, system, min(count, most), cwd)
             request = self.submit(plan, submission, **extra)
@@ -429,10 +498,13 @@ class Pilots:
     # -- ending
 
     def cancel(self, pilots: Iterable[Pilot]) -> list[str]:
-        """Cancel pilots, with few commands; return what went wrong, a line for each system."""
+        """Cancel pilots, with few commands; return what went wrong, a line for each system.
+
+        Not those elsewhere: their ids may be those of other jobs here. Nor those of other people, who may do so.
+        """
         jobs: dict[str, list[JobId]] = {}
         for pilot in pilots:
-            if pilot.job:
+            if pilot.job and pilot.is_ours and not pilot.elsewhere:
                 jobs.setdefault(pilot.system, []).append(pilot.job)
         problems = []
         for name, ids in jobs.items():
@@ -454,10 +526,16 @@ def _batch_of(request: Request) -> str:
     return str(request.extra.get("batch", request.system))
 
 
-def _pilots(request: Request, states: Mapping[int, JobStatus]) -> list[Pilot]:
+def _is_ours(request: Request) -> bool:
+    return bool(request.extra.get("user", user_name()) == user_name())
+
+
+def _pilots(request: Request, states: Mapping[int, JobStatus], elsewhere: str = "") -> list[Pilot]:
     """Return the pilots of a submission; those whose submission is not settled, or that could not be asked for, may
-    live."""
-    unknown = JobStatus(JobState.UNKNOWN, reason="not known whether it was submitted" if request.is_open else "")
+    live. `elsewhere`: why they cannot be asked for here."""
+    why = elsewhere or ("not known whether it was submitted" if request.is_open else "")
+    unknown = JobStatus(JobState.UNKNOWN, reason=why)
+    ours = _is_ours(request)
     return [
         Pilot(
             submission=request.submission.name,
@@ -467,6 +545,10 @@ def _pilots(request: Request, states: Mapping[int, JobStatus]) -> list[Pilot]:
             status=states.get(element, unknown),
             slots=int(request.extra.get("slots", 1)) * int(request.extra.get("nodes", 1)),
             kind=request.kind,
+            at=str(request.extra.get("at", "")),
+            user=str(request.extra.get("user", "")),
+            elsewhere=bool(elsewhere) or (not ours and states.get(element, unknown).state is JobState.UNKNOWN),
+            is_ours=ours,
         )
         for element in range(1, request.submission.count + 1)
     ]

@@ -1,17 +1,22 @@
 """Ending pilots: those that wait are cancelled, those that run leave through the farm, or are cancelled if they do not.
 
 Nobody submits others meanwhile, since the turn is taken away first; and what was submitted already but is not to be
-seen yet does nothing when it starts, since its submission is revoked (`batch.script`).
+seen yet does nothing when it starts, since its submission is revoked (`batch.script`). Where nothing of that can be
+written, on a full disk, the batch system is told all the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from ..batch import JobState
+from ..core.words import plural
+from ..errors import Stopped, WorkdirError
 from .ledger import Ledger
 from .pilots import Pilot, Pilots, Queue, joined
 
@@ -35,14 +40,24 @@ def recall(pilots: Pilots, ledger: Ledger, mode: Mode, tell: Callable[[], object
 
     `now`: all; `drain`: those that are farmers already do what they have begun; `waiting`: those that run are let be.
     Pilots that run and are no farmers yet have done nothing, and are cancelled like those that wait.
+
+    Raises:
+        Stopped: the farm could not be told, since nothing can be written there. What could be cancelled was.
     """
-    pilots.turns.end_all()
+    unsaid: list[str] = []
+    with _noted(unsaid):
+        pilots.turns.end_all()
     queue = pilots.look()
-    pilots.revoke(queue)
+    with _noted(unsaid):
+        pilots.revoke(queue)
     ledger.refresh()
     farmers = joined(ledger.state)
-    tell()
-    live = [pilot for pilot in queue.pilots if not pilot.is_over]
+    with _noted(unsaid):
+        tell()
+    live = [pilot for pilot in queue.pilots if not (pilot.is_over or pilot.elsewhere) and pilot.is_ours]
+    if unsaid and mode == "now":
+        problems = queue.problems + pilots.cancel(live)
+        raise _untold(unsaid[-1], problems, sum(bool(pilot.job) for pilot in live))
     running = [pilot for pilot in live if pilot.kind == "pilots" and pilot.status.state is JobState.RUNNING]
     if mode != "waiting":  # who joined later was not told
         running = [pilot for pilot in running if any(farmer.alive for farmer in farmers.get(pilot.link, ()))]
@@ -52,7 +67,39 @@ def recall(pilots: Pilots, ledger: Ledger, mode: Mode, tell: Callable[[], object
         running, more = _see_off(pilots, running, _grace_s(ledger))
         problems += pilots.cancel(running) + more
         ended, running = ended + running, []
-    return Recalled(sum(bool(pilot.job) for pilot in ended), len(running), problems)
+    cancelled = sum(bool(pilot.job) for pilot in ended)
+    if unsaid:
+        raise _untold(unsaid[-1], problems, cancelled)
+    return Recalled(cancelled, len(running), problems + _out_of_reach(queue.pilots))
+
+
+@contextmanager
+def _noted(unsaid: list[str]) -> Iterator[None]:
+    """Note what could not be written, and go on."""
+    try:
+        yield
+    except OSError as error:
+        unsaid.append(f"{error.filename or 'the workdir'}: {error.strerror}")
+    except WorkdirError as error:
+        unsaid.append(error.message)
+
+
+def _untold(why: str, problems: list[str], cancelled: int) -> Stopped:
+    done = f"{plural(cancelled, 'pilot')} cancelled"
+    return Stopped(
+        "; ".join([f"the farm cannot be told, {why}", done, *problems]),
+        hint="make room there, and say it again: farmers that are no pilots go on",
+    )
+
+
+def _out_of_reach(pilots: Iterable[Pilot]) -> list[str]:
+    """Return what to say of pilots that cannot be cancelled from here."""
+    left = Counter(
+        pilot.at if pilot.elsewhere and pilot.is_ours else pilot.user
+        for pilot in pilots
+        if not pilot.is_over and (pilot.elsewhere or not pilot.is_ours)
+    )
+    return [f"{plural(count, 'pilot')} of {where} cannot be cancelled from here" for where, count in left.items()]
 
 
 def _see_off(pilots: Pilots, running: list[Pilot], grace_s: float) -> tuple[list[Pilot], list[str]]:

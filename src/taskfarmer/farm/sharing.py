@@ -2,12 +2,15 @@
 
 They know each other by the log, so a farmer of another farm is a stranger. "One host" is one kernel and one PID
 namespace: there one can tell at once that a farmer is dead, so that what it had is free. Containers count as hosts of
-their own, and farmers in different jobs of a batch system do not share: that has divided the host already.
+their own. Farmers in different jobs of a batch system do not share: that has divided the host already. But it may not
+have said which CPUs are whose, and so they take different ones as long as there are any.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..core.entries import Join
@@ -38,7 +41,7 @@ class Sharing:
     def claim(self, state: State) -> Claim:
         """Return what this loop may claim now; with `slots` 0 that is nothing."""
         options, others, loops = self._options, self._neighbours(state), self._neighbours(state, own=True)
-        return claim(options.wish, _claims(others), _claims(loops), place=options.place, of=options.loops)
+        return claim(self._wish(state), _claims(others), _claims(loops), place=options.place, of=options.loops)
 
     def join(self, has: Claim, place: dict[str, Any]) -> Join:
         """Return the entry that makes the claim."""
@@ -56,7 +59,7 @@ class Sharing:
 
         Memory and GPUs are worth a word only where a task asks for more than a slot.
         """
-        wish, others = self._options.wish, self._neighbours(state)
+        wish, others = self._wish(state), self._neighbours(state)
         claims = _claims(others)
         left = wish.besides(claims)
         facts = _about_cpus(wish, left, claims)
@@ -68,8 +71,23 @@ class Sharing:
         has = "has" if len(others) == 1 else "have"
         return f"{_named(others)} on this host already {has} {theirs}: {ours} for this one"
 
-    def _neighbours(self, state: State, *, own: bool = False) -> list[Farmer]:
-        """Return the living farmers on this host: those of other guardians, or the `own` one's."""
+    def _wish(self, state: State) -> Claim:
+        """Return what it would have alone in its job: so many CPUs, first those that nobody in another job has.
+
+        Where jobs are bound to CPUs no other job has any of ours.
+        """
+        wish = self._options.wish
+        taken = {cpu for other in _claims(self._neighbours(state, jobs=True)) for cpu in other.cpus}
+        if not taken & set(wish.cpus):
+            return wish
+        usable = list(dict.fromkeys([*wish.cpus, *sorted(os.sched_getaffinity(0))]))
+        cpus = sorted(usable, key=lambda cpu: cpu in taken)
+        return replace(wish, cpus=tuple(cpus[: len(wish.cpus)]))
+
+    def _neighbours(self, state: State, *, own: bool = False, jobs: bool = False) -> list[Farmer]:
+        """Return the living farmers on this host: those of other guardians, or the `own` one's. With `jobs`: in other
+        jobs, else not.
+        """
         mine = self._place
         if mine is None or not mine.boot:
             return []
@@ -77,7 +95,7 @@ class Sharing:
         found = []
         for farmer in here:
             place = Place.from_json(farmer.host)
-            if place is None or self._is_in_another_job(farmer) or host.loop_is_gone(place):
+            if place is None or self._is_in_another_job(farmer) != jobs or host.loop_is_gone(place):
                 continue
             if (_guardian(place) == _guardian(mine)) == own:
                 found.append(farmer)

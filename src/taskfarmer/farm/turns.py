@@ -116,10 +116,24 @@ class Turns:
     def end_all(self) -> Holder | None:
         """Take away the turn of whoever has it; return who that was, if it was at work."""
         while (holder := self.last()) is not None:
-            if self._claim(holder.number + 1, "stop"):
+            at_work = holder.is_at_work
+            try:
+                taken = self._claim(holder.number + 1, "stop")
+            except OSError:  # a full disk may have room for a name
+                taken = self._take_name(holder.number + 1)
+            if taken:
                 self.leave()
-                return holder if holder.is_at_work else None
+                return holder if at_work else None
         return None
+
+    def _take_name(self, number: int) -> bool:
+        """Take a turn without a word about whose it is."""
+        try:
+            os.close(self._disk.create(self._file(number)))
+        except FileExistsError:
+            return False
+        self._mine = number
+        return True
 
     def _claim(self, number: int, what: str) -> bool:
         self._disk.mkdir(str(self.path.parent))
@@ -159,9 +173,12 @@ class Turns:
             os.utime(self._file(self._mine))
 
     def leave(self) -> None:
-        """End our turn."""
+        """End our turn. Where that cannot be written it looks as if we had been silent for ever."""
         with suppress(OSError):
-            self._put(self._file(self._mine), "", over=True)
+            try:
+                self._put(self._file(self._mine), "", over=True)
+            except OSError:
+                os.utime(self._file(self._mine), (0, 0))
 
     def _file(self, number: int) -> str:
         return f"{self.path}/{number:08d}"

@@ -31,14 +31,15 @@ _MOST_TROUBLES = 3
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PilotSummary:
     """One pilot, or job that keeps pilots (`kind`). `state`: `queued`, `running`, `held`, `ended`, `lost`, `gone` or
-    `unknown`; `reason` in the system's words. `farmers`: ids of those that it became. `trouble`: what is wrong with it
-    and what to do; empty if nothing.
+    `unknown`; `reason` in the system's words. `at`: which scheduler of the system it was given to. `farmers`: ids of
+    those that it became. `trouble`: what is wrong with it and what to do; empty if nothing.
     """
 
     kind: str
     submission: str
     element: int
     system: str
+    at: str
     job: str
     state: str
     exit_status: int | None
@@ -104,6 +105,7 @@ def pilots_of(
                 submission=pilot.submission,
                 element=pilot.element,
                 system=pilot.system,
+                at=pilot.at,
                 job=pilot.job,
                 state=pilot.status.state.value,
                 exit_status=pilot.status.exit_status,
@@ -143,7 +145,7 @@ def _trouble(pilot: Pilot) -> str:
     if pilot.status.state is not JobState.HELD:
         return ""
     why = pilot.status.reason or "no reason given"
-    return f"held: {why}; release it, or end it with `taskfarmer stop`"
+    return f"held: {why}; {pilot.status.remedy or 'release it'}, or end it with `taskfarmer stop`"
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
