@@ -214,6 +214,7 @@ def test_it_can_be_chosen_by_its_path() -> None:
     "name", ["nope", "taskfarmer.batch.fake.Nope", "no.such.module", "taskfarmer.batch.base.Needs"]
 )
 def test_what_is_no_batch_system_is_said_in_one_line(name: str) -> None:
+    """spec: workflow 6.9.105"""
     with pytest.raises(InputError) as caught:
         choose(name, {"PATH": ""})
     assert name.rpartition(".")[2] in str(caught.value)

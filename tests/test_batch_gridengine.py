@@ -26,6 +26,7 @@ from taskfarmer.batch import (
     Submission,
     Submitted,
     Unsure,
+    calls,
     carry_out,
 )
 from taskfarmer.batch.calls import Call
@@ -170,10 +171,18 @@ def test_several_hosts_need_a_name_that_only_the_site_knows() -> None:
         GridEngine({}).files(submission(needs=Needs(nodes=2)))
 
 
-@pytest.mark.parametrize("more", [{"settings": {"sync": "y"}}, {"native": ("-N", "x")}, {"native": ("-t", "1-3")}])
+@pytest.mark.parametrize(
+    "more",
+    [{"settings": {"sync": "y"}}, {"native": ("-N", "x")}, {"native": ("-t", "1-3")}, {"native": ("-help",)}],
+)
 def test_what_would_take_jobs_out_of_sight_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="cannot be given"):
         GridEngine({}).files(submission(needs=Needs(**more)))
+
+
+@pytest.mark.parametrize("settings", [{"-N": "mine"}, {"N": "mine"}, {"job_name": "mine", "N": "other"}])
+def test_no_setting_takes_the_place_of_the_name_by_which_jobs_are_found(settings: dict[str, Any]) -> None:
+    assert words(needs=Needs(settings=settings)) == ["-N", "mine.tf0123456789ab"]
 
 
 # -- what is answered
@@ -232,10 +241,13 @@ def test_states(letters: str, state: str) -> None:
     assert status.reason or status.state is not JobState.HELD
 
 
-def job_list(id: int, state: str, tasks: str = "") -> str:
+def job_list(id: int, state: str, tasks: str = "", name: str = "n") -> str:
     """Return what `qstat -xml` says of a job."""
-    of = f"<tasks>{tasks}</tasks>" if tasks else ""
-    return f"<job_list><JB_job_number>{id}</JB_job_number><JB_name>n</JB_name><state>{state}</state>{of}</job_list>\n"
+    said = {"JB_job_number": id, "JB_name": name, "state": state, "queue_name": ""} | (
+        {"tasks": tasks} if tasks else {}
+    )
+    lines = "".join(f"      <{tag}>{value}</{tag}>\n" for tag, value in said.items())
+    return f'    <job_list state="any">\n{lines}    </job_list>\n'
 
 
 def queue(*jobs: str) -> str:
@@ -249,6 +261,7 @@ def account(id: int, task: str, failed: str, status: str) -> str:
     lines = {
         "qname": "main",
         "hostname": "n1",
+        "jobname": "n",
         "jobnumber": id,
         "taskid": task,
         "failed": failed,
@@ -260,7 +273,7 @@ def account(id: int, task: str, failed: str, status: str) -> str:
 ASKED = [JobId(id) for id in ("7", "8.1", "8.2", "8.9")]
 
 
-def polled(*answers: tuple[int, str]) -> tuple[dict[JobId, JobStatus], list[tuple[str, ...]]]:
+def polled(*answers: tuple[int, str | bytes]) -> tuple[dict[JobId, JobStatus], list[tuple[str, ...]]]:
     """Return what a poll comes to, and the commands that it asked for."""
     asked: list[tuple[str, ...]] = []
 
@@ -309,6 +322,50 @@ def test_no_answer_is_too_odd(text: str) -> None:
         except NoAnswer:
             continue
         assert set(said) == set(ASKED)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "&lt;/JB_name&gt;&lt;state&gt;Eqw&lt;/state&gt;&lt;/job_list&gt;", "a%lt;b&amp;&#10;", "a\n\tb", "\x01\x08\x1b",
+        "<![CDATA[</job_list>]]>", "<!-- <state>Eqw</state> -->", "x" * 100_000, "",
+    ],
+)  # fmt: skip
+def test_a_name_is_no_more_than_a_name(name: str) -> None:
+    said, _ = polled((0, queue(job_list(7, "r", name=name), job_list(8, "qw", "1-2,9", name=name))))
+    assert [said[job].state for job in ASKED] == [JobState.RUNNING] + [JobState.QUEUED] * 3
+
+
+def test_an_answer_that_is_no_utf_8() -> None:
+    out = queue(job_list(7, "r", name="NAME"), job_list(8, "qw", "1,2,9")).encode().replace(b"NAME", b"caf\xe9")
+    said, _ = polled((0, out))
+    assert said[JobId("7")].state is JobState.RUNNING
+
+
+def test_half_an_answer_is_none() -> None:
+    whole = queue(job_list(7, "r"), job_list(8, "qw", "1,2,9")).rstrip()
+    for length in range(len(whole)):
+        with pytest.raises(NoAnswer):
+            polled((0, whole[:length]))
+
+
+def test_half_an_accounting_tells_no_other_end() -> None:
+    whole = account(7, "undefined", "0", "137") + account(8, "2", "100 : assumedly after job", "137")
+    for length in range(len(whole)):
+        said, _ = polled((0, queue(job_list(8, "r", "1,9"))), (0, whole[:length]))
+        assert said[JobId("7")] in (GONE, JobStatus(JobState.ENDED, 137, host="n1"))
+        assert said[JobId("8.2")] in (GONE, JobStatus(JobState.LOST, reason="100 : assumedly after job", host="n1"))
+    assert GONE not in polled((0, queue(job_list(8, "r", "1,9"))), (0, whole))[0].values()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000])
+def test_it_does_not_matter_where_blocks_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = queue(job_list(7, "r", name="\u00e9" * 5), job_list(8, "qw", "1", name="&lt;&amp;"))
+    accounts = account(8, "2", "0", "3") + account(8, "9", "0", "4")
+    whole, _ = polled((0, listing), (0, accounts))
+    assert [status.exit_status for status in whole.values()] == [None, None, 3, 4]
+    monkeypatch.setattr(calls, "_BLOCK", size)
+    assert polled((0, listing), (0, accounts))[0] == whole
 
 
 def test_limits() -> None:

@@ -39,8 +39,10 @@ from taskfarmer.batch import (
 )
 from taskfarmer.batch import htcondor as module
 from taskfarmer.batch.calls import HUNG, run_call
+from taskfarmer.batch.condor_answers import Objects, outcome
 from taskfarmer.batch.condor_description import description, environment
-from taskfarmer.batch.htcondor import HTCondorBindings, HTCondorCommands, constraint, outcome
+from taskfarmer.batch.condor_ranges import constraint
+from taskfarmer.batch.htcondor import HTCondorBindings, HTCondorCommands
 from taskfarmer.errors import InputError
 from tests.batch_contract import NAP, BatchSystemContract, Site
 from tests.testbed.htcondor import HTCondor
@@ -372,7 +374,7 @@ def lines_of(needs: Needs | None = None, **more: Any) -> dict[str, str]:
 
 
 def test_the_least_that_a_description_says() -> None:
-    """In the order of the specification, with what is ours between. spec: workflow 6.12.132"""
+    """In the order of the specification, with what is ours between. spec: workflow 6.12.132, calibration 17.147"""
     assert description(submission_of(output="/dir/out"), {"PATH": "/bin"}).splitlines() == [
         "output = /dir/out", "error = /dir/out", "log = /dir/job.log", "executable = /dir/job.sh",
         "arguments = $(Process)", 'My.TaskfarmerSubmission = "tf0123456789ab"', "queue 1",
@@ -393,7 +395,7 @@ def test_a_name_for_people_unless_the_settings_have_one() -> None:
 
 
 def test_settings_win_however_they_are_spelt() -> None:
-    """spec: workflow 6.12.134"""
+    """spec: workflow 6.12.134, calibration 17.151"""
     needs = Needs(cpus=4, memory_bytes=2**30, time_s=60, queue="espresso")
     for theirs, ours in (
         ({"RequestCpus": 8}, "request_cpus"), ({"REQUEST_MEMORY": "3 GB"}, "request_memory"),
@@ -445,11 +447,36 @@ def test_files_to_transfer_once_each_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["-name", "other"], ["-remote", "x"], ["-rem", "x"], ["-pool", "x"], ["-dry-run", "f"]]
+    "words",
+    [["-name", "other"], ["-remote", "x"], ["-rem", "x"], ["-pool", "x"], ["-dry-run", "f"], ["-help"], ["-version"]],
 )
 def test_options_that_would_lose_the_jobs(words: list[str]) -> None:
-    with pytest.raises(InputError, match=r"condor_submit -.*; "):
-        HTCondorCommands({}).command(submission_of(Needs(native=words)))
+    """Before anything is written, too."""
+    for refuses in (HTCondorCommands({}).command, HTCondorCommands({}).files):
+        with pytest.raises(InputError, match=r"condor_submit -.*; "):
+            refuses(submission_of(Needs(native=words)))
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [(["-append", "executable = /bin/true"], "executable"), (["-a", " Arguments=99"], "arguments"),
+     (["-append", "queue 7"], "queue"), (["Executable=/bin/true"], "executable"),
+     (["-app", "+TaskfarmerSubmission = 1"], "TaskfarmerSubmission")],
+)  # fmt: skip
+def test_what_is_taskfarmer_s_own_is_refused_also_on_the_command_line(words: list[str], key: str) -> None:
+    with pytest.raises(InputError, match=rf"the setting {key} is taskfarmer's own"):
+        HTCondorCommands({}).files(submission_of(Needs(native=words)))
+    allowed = ["-append", "rank = executable", "-maxjobs", "3", "request_memory=5", "-batch-name", "queue"]
+    assert HTCondorCommands({}).files(submission_of(Needs(native=allowed)))
+
+
+def test_an_option_that_it_does_not_know_is_a_refusal_in_one_line(by_commands: CondorSite) -> None:
+    """It prints two kilobytes of usage then."""
+    submission = by_commands.submission("true", needs=Needs(native=["-nosuch"]))
+    outcome = by_commands.carry_out(by_commands.system.submit(submission))
+    assert isinstance(outcome, Refused)
+    assert outcome.why == "it does not know one of its options: condor_submit -terse -nosuch job.submit"
+    assert not outcome.again
 
 
 def unquoted(text: str) -> dict[str, str]:
@@ -518,7 +545,7 @@ def polled(jobs: Collection[str], *answers: str | tuple[int, str, str]) -> tuple
     ({}, JobState.UNKNOWN, "JobStatus None"),
 ])  # fmt: skip
 def test_states_of_jobs_in_the_queue(ad: dict[str, Any], state: JobState, reason: str) -> None:
-    """spec: workflow 4.5, 6.12.137"""
+    """spec: workflow 4.5, 6.12.137, calibration 17.148"""
     said, _ = polled(["7.0"], ads({"ClusterId": 7, "ProcId": 0, **ad}))
     assert (said[JobId("7.0")].state, said[JobId("7.0")].reason) == (state, reason)
 
@@ -531,7 +558,7 @@ def test_states_of_jobs_in_the_queue(ad: dict[str, Any], state: JobState, reason
     ({}, 1),
 ])  # fmt: skip
 def test_how_jobs_ended(ad: dict[str, Any], status: int) -> None:
-    """What has no exit status did not end well. spec: workflow 6.12.137"""
+    """What has no exit status did not end well. spec: workflow 6.12.137, calibration 17.148"""
     ended = {"ClusterId": 7, "ProcId": 0, "JobStatus": 4, "LastRemoteHost": "slot1@node", **ad}
     said, calls = polled(["7.0"], "", ads(ended))
     assert (said[JobId("7.0")].state, said[JobId("7.0")].exit_status) == (JobState.ENDED, status)
@@ -652,7 +679,7 @@ def test_elements_that_do_not_exist_yet(factory: dict[str, Any] | None, state: J
     (1, "", "ERROR: Failed to create proc\nNumber of submitted jobs would exceed MAX_JOBS_PER_OWNER\n", Refused),
 ])  # fmt: skip
 def test_what_becomes_of_a_submission(status: int, out: str, err: str, expected: Any) -> None:
-    """spec: workflow 6.12.136"""
+    """spec: workflow 6.12.136, calibration 17.147, 17.153"""
     said = outcome(Answer.of(Call(argv=("condor_submit",)), status, out, err), 3)
     assert said == expected if not isinstance(expected, type) else isinstance(said, expected)
     if isinstance(said, Refused):
@@ -723,7 +750,7 @@ def test_long_answers_are_read_piece_by_piece() -> None:
     def peak(answer: Answer) -> int:
         tracemalloc.start()
         try:
-            assert sum(1 for _ in module._Objects(answer))
+            assert sum(1 for _ in Objects(answer))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -174,6 +174,7 @@ def test_what_a_job_leaves_running_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_slots_are_the_machines_not_a_submissions(tmp_path: Path) -> None:
+    """spec: calibration 17.145"""
     site = LocalSite(tmp_path, slots=3)
     _, first = site.submit(NAP, 2)
     _, wide = site.submit(NAP, needs=Needs(cpus=2))

@@ -188,14 +188,17 @@ def test_arrays() -> None:
     assert options(count=10, needs=Needs(job_name="mine"))["-J"] == "mine[1-10]"
 
 
-@pytest.mark.parametrize("more", [{"settings": {"K": True}}, {"native": ("-Jd", "x")}, {"native": ("-J", "x[1-3]")}])
+@pytest.mark.parametrize(
+    "more",
+    [{"settings": {"K": True}}, {"native": ("-Jd", "x")}, {"native": ("-J", "x[1-3]")}, {"native": ("-V",)}],
+)
 def test_what_would_take_jobs_out_of_sight_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="cannot be given"):
         Lsf({}).files(submission(needs=Needs(**more)))
 
 
 def test_the_script_goes_through_standard_input() -> None:
-    """spec: calibration 12.5"""
+    """spec: calibration 12.5, 17.147"""
     lsf = Lsf({})
     call = next(lsf.submit(submission()))
     assert call.stdin.decode() == lsf.files(submission())[lsf.reads]
@@ -211,7 +214,7 @@ def submitted(status: int, out: str, err: str = "", count: int = 1) -> Outcome:
 
 
 def test_the_id_is_read() -> None:
-    """spec: workflow 6.11.129"""
+    """spec: workflow 6.11.129, calibration 17.147"""
     said = "Job <72065926> is submitted to default queue <s>.\n"
     assert submitted(0, said) == Submitted((JobId("72065926"),))
     assert submitted(0, f"Cannot connect to LSF. Please wait ...\n{said}") == Submitted((JobId("72065926"),))
@@ -243,7 +246,7 @@ def test_refusals(err: str, again: bool) -> None:
     ],
 )  # fmt: skip
 def test_nobody_knows(status: int, out: str, err: str) -> None:
-    """spec: workflow 6.11.129, calibration 12.5"""
+    """spec: workflow 6.11.129, calibration 12.5, 17.147"""
     assert isinstance(submitted(status, out, err), Unsure)
 
 
@@ -303,7 +306,7 @@ def test_ways_to_print_the_same(text: str) -> None:
     ],
 )  # fmt: skip
 def test_states(stat: str, state: str) -> None:
-    """What is silent or never heard of is no end. spec: workflow 6.11.130"""
+    """What is silent or never heard of is no end. spec: workflow 6.11.130, calibration 17.148"""
     status = polled(answer_of({"JOBID": "7", "STAT": stat}))[ASKED[0]]
     assert status.state is JobState[state]
     assert (status.exit_status == 0) == (stat == "DONE")
@@ -326,7 +329,7 @@ def test_states(stat: str, state: str) -> None:
     ],
 )  # fmt: skip
 def test_ends(code: str, why: str, expected: tuple[JobState, int | None]) -> None:
-    """spec: workflow 6.11.130"""
+    """spec: workflow 6.11.130, calibration 17.148"""
     status = polled(answer_of({"JOBID": "7", "STAT": "EXIT", "EXIT_CODE": code, "EXIT_REASON": why}))[ASKED[0]]
     assert (status.state, status.exit_status) == expected
     assert why in status.reason
@@ -532,7 +535,8 @@ def test_a_job_whose_host_is_lost_runs_again(site: LsfSite) -> None:
         "echo start >> starts; [ $(wc -l < starts) -gt 1 ] && exit 0; sleep 600", needs=Needs(requeue=True)
     )
     status = site.wait(jobs, JobState.RUNNING)[jobs[0]]
-    site.until((submitted.directory / "starts").exists, "its start")
+    starts = submitted.directory / "starts"
+    site.until(lambda: starts.exists() and starts.read_text(), "its start")
     site.turn(lost=[status.host], hung_s=0.5)
     assert site.wait(jobs, through=(JobState.RUNNING, JobState.QUEUED, JobState.UNKNOWN))[jobs[0]].exit_status == 0
 

@@ -27,6 +27,7 @@ from taskfarmer.batch import (
     Submission,
     Submitted,
     Unsure,
+    calls,
     carry_out,
 )
 from taskfarmer.batch.calls import Call, run_call
@@ -147,7 +148,7 @@ NAMED = ["-N", "tf0123456789ab"]
     ],
 )
 def test_what_is_asked_for_reaches_qsub(more: dict[str, Any], expected: list[str]) -> None:
-    """spec: calibration 12.5"""
+    """spec: calibration 12.5, 17.147"""
     assert words(needs=Needs(**more)) == expected
 
 
@@ -156,10 +157,19 @@ def test_arrays() -> None:
     assert words(count=10, at_most=3) == [*NAMED, "-J", "1-10%3"]
 
 
-@pytest.mark.parametrize("more", [{"settings": {"J": "1-3"}}, {"native": ("-N", "x")}, {"native": ("-I",)}])
+@pytest.mark.parametrize(
+    "more",
+    [{"settings": {"J": "1-3"}}, {"native": ("-N", "x")}, {"native": ("-I",)}, {"native": ("-Nx",)},
+     {"native": ("--version",)}],
+)  # fmt: skip
 def test_what_would_take_jobs_out_of_sight_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="cannot be given"):
         Pbs({}).files(submission(needs=Needs(**more)))
+
+
+@pytest.mark.parametrize("settings", [{"-N": "mine"}, {"N": "mine"}, {"job_name": "mine", "N": "other"}])
+def test_no_setting_takes_the_place_of_the_name_by_which_jobs_are_found(settings: dict[str, Any]) -> None:
+    assert words(needs=Needs(settings=settings)) == ["-N", "mine.tf0123456789ab"]
 
 
 # -- what is answered
@@ -172,7 +182,7 @@ def submitted(status: int, out: str, err: str = "", count: int = 1) -> Outcome:
 
 
 def test_ids() -> None:
-    """spec: calibration 12.5"""
+    """spec: calibration 12.5, 17.147"""
     assert submitted(0, "7.pbs1\n") == Submitted((JobId("7.pbs1"),))
     assert submitted(0, "7[].pbs1.example.org\n", count=2) == Submitted(
         (JobId("7[1].pbs1.example.org"), JobId("7[2].pbs1.example.org"))
@@ -220,7 +230,7 @@ def polled(status: int, out: str, err: str = "") -> dict[JobId, JobStatus]:
     ],
 )  # fmt: skip
 def test_states(letter: str, state: str) -> None:
-    """spec: calibration 12.5"""
+    """spec: calibration 12.5, 17.148"""
     status = polled(0, record("7.pbs1", job_state=letter))[ASKED[0]]
     assert status.state is JobState[state]
     assert status.reason or status.state is JobState.RUNNING
@@ -244,7 +254,7 @@ def test_states(letter: str, state: str) -> None:
 )
 @pytest.mark.parametrize("letter", ["F", "X"])
 def test_ends(letter: str, attributes: dict[str, Any], expected: tuple[JobState, int | None]) -> None:
-    """256 and the signal; below 0 what PBS did itself. spec: calibration 12.5"""
+    """256 and the signal; below 0 what PBS did itself. spec: calibration 12.5, 17.148"""
     status = polled(0, record("7.pbs1", job_state=letter, **attributes))[ASKED[0]]
     assert (status.state, status.exit_status) == expected
 
@@ -254,6 +264,41 @@ def test_folded_lines() -> None:
     folded = text.replace("exceeded", "exce\n\teded")
     assert polled(0, folded) == polled(0, text)
     assert polled(0, folded)[ASKED[0]].state is JobState.LOST
+
+
+def test_a_line_may_be_folded_anywhere() -> None:
+    comment = "Not Running: Not enough free nodes available"
+    for at in range(1, len(comment)):
+        text = record("7.pbs1", job_state="Q", comment=f"{comment[:at]}\n\t{comment[at:]}")
+        assert polled(0, text)[ASKED[0]] == JobStatus(JobState.QUEUED, reason=comment)
+
+
+@pytest.mark.parametrize("fold", ["\n\t", "\n"])
+def test_variables_say_nothing_about_a_job(fold: str) -> None:
+    """Functions of a shell have lines, too."""
+    lines = fold.join(["f=() {", "    job_state = F", "    exec_host = n9/0", "  Job Id: 9.pbs1", "}"])
+    said = polled(0, record("7.pbs1", Job_Name="n", job_state="R", exec_host="n1/0", Variable_List=lines))
+    assert said[ASKED[0]] == JobStatus(JobState.RUNNING, host="n1")
+    assert said[JobId("9.pbs1")].state is JobState.UNKNOWN
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000])
+def test_it_does_not_matter_where_blocks_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Something first\n" + record("7.pbs1", job_state="R", exec_host="n1/0\n\t+n2/0", Variable_List="A=\u00e9")
+    text += record("8[1].pbs1", job_state="X", Exit_status=3) + record("8[2].pbs1", job_state="Q", comment="later")
+    whole = polled(0, text)
+    assert [whole[job].state.name for job in ASKED] == ["RUNNING", "ENDED", "QUEUED", "UNKNOWN"]
+    assert whole[ASKED[0]].host == "n1,n2"
+    monkeypatch.setattr(calls, "_BLOCK", size)
+    assert polled(0, text) == whole
+
+
+def test_half_a_line_is_no_answer() -> None:
+    whole = record("7.pbs1", job_state="F", Exit_status=137)
+    for length in range(1, len(whole)):
+        if whole[length - 1] != "\n":
+            with pytest.raises(NoAnswer):
+                polled(0, whole[:length])
 
 
 def test_what_is_not_told_is_gone_only_if_pbs_says_so() -> None:

@@ -26,16 +26,21 @@ LIMIT_S = 60.0
 """How long a command may take; schedulers under load take their time, and some retry for a minute by themselves."""
 HUNG = 124
 MISSING = 127
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A command to run: `argv[0]` is looked for on the PATH. `cwd` None: anywhere. `limit_s` seconds at most."""
+    """A command to run: `argv[0]` is looked for on the PATH. `cwd` None: anywhere. `limit_s` seconds at most.
+
+    `environ`: all that it gets of the environment; None: all that there is.
+    """
 
     argv: tuple[str, ...]
     stdin: bytes = b""
     cwd: str | None = None
     limit_s: float = LIMIT_S
+    environ: Mapping[str, str] | None = None
 
     @property
     def program(self) -> str:
@@ -74,6 +79,24 @@ class Answer:
         for line in self._out:
             yield line.decode(errors="replace").rstrip("\r\n")
 
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the output in pieces of no meaning, for what takes it apart faster than line by line."""
+        self._out.seek(0)
+        while block := self._out.read(_BLOCK):
+            yield block
+
+    def parts(self, mark: bytes) -> Iterator[bytes]:
+        """Yield what stands behind each `mark` at the start of a line, up to the next, or to the end."""
+        between, rest, begun = b"\n" + mark, b"\n", False
+        for block in self.blocks():
+            *whole, rest = (rest + block).split(between)
+            for part in whole:
+                if begun:
+                    yield part + b"\n"
+                begun = True
+        if begun:
+            yield rest
+
     @property
     def is_whole(self) -> bool:
         """Whether the output is empty or ends with a line's end; else it was cut, and lines may be missing."""
@@ -96,7 +119,8 @@ class Answer:
     def trouble(self) -> str:
         """What went wrong, in one line: the command's own words where it had any."""
         if self.status == HUNG:
-            return f"{self.call.program} did not answer within {self.call.limit_s:.0f} s"
+            limit_s = self.call.limit_s
+            return f"{self.call.program} did not answer " + (f"within {limit_s:.0f} s" if limit_s >= 1 else "in time")
         if self.never_ran:
             return f"{self.call.program} is not on the PATH"
         said = " ".join((self.err.strip() or self.text.strip()).split())[:500]
@@ -145,7 +169,7 @@ class Running:
             stdin.seek(0)
             self._process = subprocess.Popen(
                 [program, *call.argv[1:]], stdin=stdin, stdout=self._out, stderr=self._err, cwd=call.cwd,
-                env=dict(environ), start_new_session=True,
+                env=dict(environ if call.environ is None else call.environ), start_new_session=True,
             )  # fmt: skip
         self.pid = self._process.pid
 
@@ -156,6 +180,11 @@ class Running:
         except subprocess.TimeoutExpired:
             return None
         return self._answer(status)
+
+    @property
+    def printed(self) -> int:
+        """How many bytes it has printed by now."""
+        return sum(os.fstat(file.fileno()).st_size for file in (self._out, self._err))
 
     def kill(self) -> Answer:
         """End it; return that it hung."""

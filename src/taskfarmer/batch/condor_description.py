@@ -52,6 +52,12 @@ def _canonical(key: str) -> str:
     return {"batchname": "jobbatchname", "acctgroup": "accountinggroup"}.get(bare, bare)
 
 
+def our_key(line: str) -> str:
+    """Return the setting that a line of a description gives, if only taskfarmer may give it; else nothing."""
+    found = re.match(rf"\s*({_KEY.pattern})", line)
+    return _OURS.get(_canonical(found[1]), "") if found else ""
+
+
 def _lines(submission: Submission) -> Iterator[tuple[str, str]]:
     """Yield what the description says, if the settings do not say otherwise. spec: workflow 4.5"""
     needs, directory = submission.needs, str(submission.directory)

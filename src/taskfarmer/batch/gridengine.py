@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
-from typing import Any, ClassVar, cast
+from codecs import getincrementaldecoder
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from typing import Any, ClassVar
 
 from ..errors import InputError
 from .base import (
@@ -30,14 +31,24 @@ from .base import (
     Limits,
     NoAnswer,
     Outcome,
-    Refused,
     Submission,
     Submitted,
-    Unsure,
 )
-from .calls import HUNG, Answer, Call, Steps
+from .calls import HUNG, Answer, Call, Steps, at_once
 from .script import job_script
-from .words import listed, megabytes, option_words, own_output, refuse, safe_name, spans, user_name
+from .words import (
+    job_name,
+    line_of,
+    megabytes,
+    option_words,
+    own_output,
+    people_name,
+    refuse,
+    refused_or_unsure,
+    resource_words,
+    spans,
+    user_name,
+)
 
 TERSE = re.compile(r"^(\d+)(?:\.1-(\d+):1)?\s*$", re.MULTILINE)
 REFUSED = re.compile(r"^Unable to (?:run|read)|^qsub: |rejected|denied", re.MULTILINE)
@@ -49,6 +60,13 @@ OURS = "*tf????????????"
 """The names of jobs of ours, as a pattern of `qacct`."""
 RESCHEDULED = frozenset({"24", "25"})
 """Kinds of failure (`failed` in the accounting) that are no end: migrated, rescheduled. 100 is a signal, 37 a limit."""
+ACCOUNT = {name: f"\n{name} ".encode() for name in "hostname jobname jobnumber taskid failed exit_status".split()}
+"""What is read of an accounting record, and what it begins with."""
+NOT_XML = bytes(set(range(32)) - set(b"\t\n\r"))
+"""What no parser of XML takes. 8.1.9 has no such names; should another, one job is not to hide all others."""
+ELEMENTS = frozenset("JB_job_number JB_name state queue_name tasks".split())
+"""What is read of a `job_list`."""
+TASKS = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?", re.ASCII)
 DEFAULT_ARRAY_SIZE = 75_000
 _WAITS = "it makes qsub wait for the job"
 RESERVED = {
@@ -56,6 +74,7 @@ RESERVED = {
     "sync": _WAITS,
     "now": _WAITS,
     "verify": "nothing is submitted",
+    "help": "nothing is submitted",
 }
 """Options that would take jobs out of sight."""
 
@@ -84,16 +103,11 @@ class GridEngine(BatchSystem):
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Submit a job, or an array where there are several elements."""
         answer = yield Call(argv=self.command(submission), cwd=str(submission.directory))
-        if answer.never_ran:
-            return Refused(answer.trouble)
         count = submission.count
         if answer.ok and (match := TERSE.search(answer.text)) and int(match[2] or 1) == count:
             jobs = [f"{match[1]}.{element}" for element in range(1, count + 1)] if count > 1 else [match[1]]
             return Submitted(tuple(JobId(job) for job in jobs))
-        said = f"{answer.err}\n{answer.text}"
-        if answer.status > 0 and answer.status != HUNG and REFUSED.search(said) and not SILENT.search(said):
-            return Refused(answer.trouble, again=bool(LATER.search(said)))
-        return Unsure(answer.trouble)
+        return refused_or_unsure(answer, f"{answer.err}\n{answer.text}", REFUSED, LATER, SILENT)
 
     # -- looking
 
@@ -102,20 +116,22 @@ class GridEngine(BatchSystem):
         if not jobs:
             return {}
         asked = frozenset(jobs)
+        numbers = {job.partition(".")[0] for job in jobs}
         # All said, since ~/.sge_qstat may say otherwise for what is not.
         answer = yield Call(argv=("qstat", "-xml", "-u", user_name(), "-s", "prs"))
         said: dict[JobId, JobStatus] = {}
         for record in _queued(answer):
-            status = status_of(record.get("state", ""), record.get("queue_name", ""))
-            said.update((job, status) for job in _ids(record) if job in asked)
-        if over := {job.partition(".")[0] for job in asked - said.keys()}:
-            which = (over.pop(),) if len(over) == 1 else (OURS, "-o", user_name())
+            if record.get("JB_job_number") in numbers:
+                status = status_of(record.get("state", ""), record.get("queue_name", ""))
+                said.update((job, status) for job in _ids(record) if job in asked)
+        if over := asked - said.keys():
+            numbers = {job.partition(".")[0] for job in over}
+            which = (numbers.pop(),) if len(numbers) == 1 else (OURS, "-o", user_name())
             accounts = yield Call(argv=("qacct", "-j", *which))
-            accounted = {}  # the last record of each counts: there is one for each time that it was started
-            for account in records(accounts.lines() if accounts.ok else ()):
-                if account.get("failed", "").partition(" ")[0] not in RESCHEDULED:
-                    accounted[_id(account)] = ended(account)
-            said.update((job, status) for job, status in accounted.items() if job in asked and job not in said)
+            for account in records(accounts):
+                # The last record of each counts: there is one for each time that it was started.
+                if (job := _id(account)) in over and account["failed"].partition(" ")[0] not in RESCHEDULED:
+                    said[job] = ended(account["failed"], account["exit_status"], account["hostname"])
         return {job: said.get(job, GONE) for job in jobs}
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
@@ -129,8 +145,8 @@ class GridEngine(BatchSystem):
             raise NoAnswer(accounts.trouble)
         if not accounts.ok and not accounts.never_ran and not found and not NOT_FOUND.search(accounts.err):
             raise NoAnswer(accounts.trouble)
-        for account in records(accounts.lines() if accounts.ok else ()):
-            if account.get("jobname", "").endswith(name):
+        for account in records(accounts):
+            if account["jobname"].endswith(name):
                 job = _id(account)
                 found.setdefault(_element(job), job)
         return dict(sorted(found.items()))
@@ -160,6 +176,10 @@ class GridEngine(BatchSystem):
             return Limits()
         jobs = re.search(r"(?m)^max_u_jobs\s+(\d+)", text)
         return Limits(elements=int(size[1]) or DEFAULT_ARRAY_SIZE, jobs=(int(jobs[1]) or None) if jobs else None)
+
+    def instance(self) -> Steps[str]:
+        """Say what its settings file calls the cluster."""
+        return at_once(self.environ.get("SGE_CLUSTER_NAME", ""))
 
     def version(self) -> Steps[str]:
         """Read the first line of a help text."""
@@ -197,11 +217,8 @@ def _words(submission: Submission) -> list[str]:
     """Return the options of `qsub`; the user's own settings replace ours."""
     needs, asked = submission.needs, {key.lstrip("-"): value for key, value in submission.needs.settings.items()}
     refuse("Grid Engine", needs, RESERVED)
-    if "-N" in needs.native:
-        raise InputError("Grid Engine: -N cannot be given behind --", hint="--job-name is the name for people")
-    title = asked.pop("job_name", None) or asked.pop("N", None) or needs.job_name
+    name = job_name(submission, people_name("Grid Engine", "N", needs, asked))
     queue = asked.pop("queue", None) or needs.queue
-    name = f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
     options: dict[str, Any] = {
         "S": _shell(submission), "j": "y", "o": "/dev/null",
         "N": name if name[0].isalpha() else f"j{name}",
@@ -216,9 +233,7 @@ def _words(submission: Submission) -> list[str]:
         options["P"] = needs.account
     if needs.requeue is not None:
         options["r"] = "y" if needs.requeue else "n"
-    given = [str(value) for value in listed(asked.pop("l", False))]
-    spoken = {part.partition("=")[0] for value in given for part in value.split(",")}
-    options["l"] = [word for word in _resources(submission) if word.partition("=")[0] not in spoken] + given
+    options["l"] = resource_words(_resources(submission), asked)
     environment = _environment(needs.cpus * needs.nodes, needs.nodes, asked.pop("pe", None))
     return [*option_words(options | asked), *environment]
 
@@ -249,28 +264,43 @@ def _resources(submission: Submission) -> list[str]:
 
 
 def _queued(answer: Answer) -> Iterator[dict[str, str]]:
-    """Yield what `qstat -xml` says of each job, or of some elements of an array together.
+    """Yield `ELEMENTS` of what `qstat -xml` says of each job, or of some elements of an array together.
 
     Raises:
         NoAnswer: it is no answer, or only part of one.
     """
-    from xml.etree import ElementTree  # what needs no Grid Engine need not wait for it
+    from xml.parsers import expat  # what needs no Grid Engine need not wait for it
 
     if not answer.ok:
         raise NoAnswer(answer.trouble)
-    parser: ElementTree.XMLPullParser[Any] = ElementTree.XMLPullParser(("end",))
+    # A tree of elements, even one that is cut down as it grows, takes twice the time.
+    record: dict[str, str] = {}
+    complete: list[dict[str, str]] = []
+    text: list[str] = []
     last = ""
+
+    def end(tag: str) -> None:
+        nonlocal record, last
+        if tag in ELEMENTS:
+            record[tag] = "".join(text).strip()
+        elif tag == "job_list":
+            complete.append(record)
+            record = {}
+        text.clear()
+        last = tag
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.CharacterDataHandler = text.append
+    parser.EndElementHandler = end
+    decode = getincrementaldecoder("utf-8")("replace").decode
     try:
-        lines = answer.lines()
-        while some := list(islice(lines, 2000)):  # line by line takes twice the time
-            parser.feed("\n".join([*some, ""]))
-            for _, element in cast("Iterable[tuple[str, ElementTree.Element]]", parser.read_events()):
-                last = element.tag
-                if last == "job_list":
-                    yield {child.tag: child.text or "" for child in element}
-                    element.clear()
-        parser.close()
-    except ElementTree.ParseError as error:
+        for block in answer.blocks():
+            parser.Parse(decode(block.translate(None, NOT_XML)))
+            yield from complete
+            complete.clear()
+        parser.Parse(b"", True)
+    except expat.ExpatError as error:
         raise NoAnswer(f"qstat: its answer cannot be read: {error}") from error
     if last != "job_info":
         raise NoAnswer(f"qstat: its answer cannot be read: {answer.trouble}")
@@ -282,21 +312,22 @@ def _ids(record: dict[str, str]) -> Iterator[JobId]:
     if not tasks:
         yield JobId(id)
     for part in tasks.split(",") if tasks else ():
-        if match := re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip()):
+        if match := TASKS.fullmatch(part.strip()):
             for element in range(int(match[1]), int(match[2] or match[1]) + 1, int(match[3] or 1)):
                 yield JobId(f"{id}.{element}")
 
 
 def _id(account: dict[str, str]) -> JobId:
     """Return the id in an accounting record."""
-    task = account.get("taskid", "")
-    return JobId(account.get("jobnumber", "") + (f".{task}" if task.isdecimal() else ""))
+    task = account["taskid"]
+    return JobId(account["jobnumber"] + (f".{task}" if task.isdecimal() else ""))
 
 
 def _element(job: JobId) -> int:
     return int(job.partition(".")[2] or 1)
 
 
+@lru_cache(4096)
 def status_of(letters: str, queue: str = "") -> JobStatus:
     """Return what the letters of a state say, such as `qw`, `hqw`, `Eqw`, `r`, `dr`, `Rq`; `queue` is `name@host`."""
     host = queue.partition("@")[2]
@@ -309,26 +340,21 @@ def status_of(letters: str, queue: str = "") -> JobStatus:
     return JobStatus(JobState.UNKNOWN, reason=letters)
 
 
-def records(lines: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Yield the records of `qacct -j`: a line of equal signs, then lines of names and values."""
-    record: dict[str, str] = {}
-    for line in lines:
-        if line.startswith("====="):
-            if record:
-                yield record
-            record = {}
-        elif line.strip():
-            name, _, value = line.partition(" ")
-            record[name] = value.strip()
-    if record:
-        yield record
+def records(answer: Answer) -> Iterator[dict[str, str]]:
+    """Yield `ACCOUNT` of each record that `qacct -j` tells, some forty lines each; none: it failed.
+
+    A record that was cut is none, since a number that was cut is another.
+    """
+    for part in answer.parts(b"=====") if answer.ok else ():
+        account = {name: line for name, start in ACCOUNT.items() if (line := line_of(part, start)) is not None}
+        if len(account) == len(ACCOUNT):
+            yield account
 
 
-def ended(account: dict[str, str]) -> JobStatus:
-    """Return how a job ended, from its accounting record."""
-    failed, status = account.get("failed", "0"), account.get("exit_status", "").partition(" ")[0]
-    code = failed.split()[0] if failed.split() else "0"
-    host = account.get("hostname", "")
+@lru_cache(4096)
+def ended(failed: str, status: str, host: str) -> JobStatus:
+    """Return how a job ended, by its accounting record."""
+    code, status = failed.partition(" ")[0] or "0", status.partition(" ")[0]
     if code == "0" and status.isdecimal():
         return JobStatus(JobState.ENDED, int(status), host=host)
     return JobStatus(JobState.LOST, reason=" ".join(failed.split()), host=host)

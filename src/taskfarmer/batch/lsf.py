@@ -17,7 +17,6 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from ..errors import InputError
 from .base import (
     GONE,
     BatchSystem,
@@ -27,14 +26,23 @@ from .base import (
     Limits,
     NoAnswer,
     Outcome,
-    Refused,
     Submission,
     Submitted,
-    Unsure,
 )
 from .calls import HUNG, Answer, Call, Steps
 from .script import job_script
-from .words import batched, megabytes, minutes, option_words, own_output, refuse, safe_name, spans
+from .words import (
+    batched,
+    megabytes,
+    minutes,
+    option_words,
+    own_output,
+    people_name,
+    refuse,
+    refused_or_unsure,
+    safe_name,
+    spans,
+)
 
 STATES = {
     "PEND": JobState.QUEUED,
@@ -77,7 +85,7 @@ _WAITS = "it makes bsub wait for the job"
 RESERVED = {
     "Jd": "the description has our own name for the jobs; --job-name is for people",
     "K": _WAITS, "I": _WAITS, "Ip": _WAITS, "Is": _WAITS, "IS": _WAITS, "ISp": _WAITS, "ISs": _WAITS,
-    "pack": "it submits other jobs",
+    "pack": "it submits other jobs", "h": "nothing is submitted", "V": "nothing is submitted",
 }  # fmt: skip
 """Options that would take jobs out of sight."""
 FIELDS = "jobid jobindex stat exit_code exit_reason exec_host pend_reason"
@@ -172,6 +180,14 @@ class Lsf(BatchSystem):
             return Limits(elements=max(1, int(match[1])))
         return Limits(elements=DEFAULT_ARRAY_SIZE if answer.ok and "=" in answer.text else 1)
 
+    def instance(self) -> Steps[str]:
+        """Ask `lsid` for the cluster's name."""
+        answer = yield Call(argv=("lsid",))
+        if not (answer.ok or answer.never_ran):
+            raise NoAnswer(answer.trouble)
+        match = re.search(r"^My cluster name is (\S+)", answer.text, re.MULTILINE)
+        return match[1] if match else ""
+
     def version(self) -> Steps[str]:
         """Ask `lsid`, whose first line tells it."""
         answer = yield Call(argv=("lsid",))
@@ -193,10 +209,7 @@ def _options(submission: Submission) -> dict[str, Any]:
             asked[ours] = asked.pop(theirs)
     asked = {key.lstrip("-"): value for key, value in asked.items()}
     refuse("LSF", needs, RESERVED)
-    if "-J" in needs.native:
-        raise InputError("LSF: -J cannot be given behind --", hint="--job-name is the name for people")
-    title = asked.pop("J", None) or asked.pop("job_name", None) or needs.job_name
-    asked.pop("job_name", None)
+    title = people_name("LSF", "J", needs, asked)
     options: dict[str, Any] = {"env": "all"}
     if needs.queue:
         options["q"] = needs.queue
@@ -237,8 +250,8 @@ def _size(submission: Submission) -> dict[str, Any]:
     return options
 
 
-def _job_name(submission: Submission, title: Any) -> str:
-    name = safe_name(str(title), 200) if title else submission.name
+def _job_name(submission: Submission, title: str) -> str:
+    name = safe_name(title, 200) if title else submission.name
     if submission.count == 1:
         return name
     at_most = f"%{submission.at_most}" if submission.at_most else ""
@@ -247,16 +260,11 @@ def _job_name(submission: Submission, title: Any) -> str:
 
 def _outcome(answer: Answer, count: int) -> Outcome:
     """Say what became of a submission."""
-    if answer.never_ran:
-        return Refused(answer.trouble)
     if match := SUBMITTED.search(answer.text):
         id = match[1]
         jobs = [f"{id}[{index}]" for index in range(1, count + 1)] if count > 1 else [id]
         return Submitted(tuple(JobId(job) for job in jobs))
-    said = f"{answer.err}\n{answer.text}"
-    if answer.status > 0 and answer.status != HUNG and REFUSED.search(said):
-        return Refused(answer.trouble, again=bool(LATER.search(said)))
-    return Unsure(answer.trouble)
+    return refused_or_unsure(answer, f"{answer.err}\n{answer.text}", REFUSED, LATER)
 
 
 def _answered(answer: Answer) -> Iterator[dict[str, Any] | None]:

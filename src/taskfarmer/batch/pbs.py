@@ -10,10 +10,10 @@ site keeps a history (`job_history_enable`), for two weeks by default, and `GONE
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from ..errors import InputError
 from .base import (
     GONE,
     BatchSystem,
@@ -23,14 +23,25 @@ from .base import (
     Limits,
     NoAnswer,
     Outcome,
-    Refused,
     Submission,
     Submitted,
-    Unsure,
 )
 from .calls import HUNG, Answer, Call, Steps
 from .script import job_script
-from .words import clock, listed, megabytes, option_words, own_output, refuse, safe_name, spans, user_name
+from .words import (
+    clock,
+    job_name,
+    line_of,
+    megabytes,
+    option_words,
+    own_output,
+    people_name,
+    refuse,
+    refused_or_unsure,
+    resource_words,
+    spans,
+    user_name,
+)
 
 STATES = {
     "Q": JobState.QUEUED,
@@ -50,8 +61,6 @@ TERMINATED = "91"
 """Substate of jobs that were deleted, whether they ran or not."""
 OVER_MEMORY = frozenset({-26, -27})
 """Exit_status of a job that was killed for its (virtual) memory; other negative ones are PBS's own doing."""
-ATTRIBUTES = frozenset("Job_Name job_state comment exec_host Exit_status substate array array_index".split())
-"""What is read of a job, of some forty."""
 ID = re.compile(r"(\d+)(\[\d*\])?(\.\S+)?")
 UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.IGNORECASE)
 REFUSED = re.compile(r"^qsub: |usage: qsub", re.MULTILINE)
@@ -66,6 +75,7 @@ RESERVED = {
     "I": _WAITS,
     "X": _WAITS,
     "z": "it hides the job's id",
+    "-": "the one option with two dashes is --version, with which nothing is submitted",
 }
 """Options that would take jobs out of sight."""
 
@@ -92,16 +102,12 @@ class Pbs(BatchSystem):
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Submit a job, or an array where there are several elements."""
         answer = yield Call(argv=self.command(submission), cwd=str(submission.directory))
-        if answer.never_ran:
-            return Refused(answer.trouble)
         id = answer.text.strip().rpartition("\n")[2]
         match = ID.fullmatch(id)
         if answer.ok and match and match[3] and bool(match[2]) == (submission.count > 1):
             numbers = range(1, submission.count + 1)
             return Submitted(tuple(JobId(id.replace("[]", f"[{number}]")) for number in numbers))
-        if answer.status > 0 and answer.status != HUNG and REFUSED.search(answer.err) and not SILENT.search(answer.err):
-            return Refused(answer.trouble, again=bool(LATER.search(answer.err)))
-        return Unsure(answer.trouble)
+        return refused_or_unsure(answer, answer.err, REFUSED, LATER, SILENT)
 
     # -- looking
 
@@ -109,19 +115,19 @@ class Pbs(BatchSystem):
         """Ask once for all, for arrays as a whole."""
         if not jobs:
             return {}
-        wanted = dict.fromkeys(re.sub(r"\[\d+\]", "[]", job) for job in jobs)
+        wanted = dict.fromkeys(map(_whole, jobs))
         answer = yield Call(argv=("qstat", "-x", "-t", "-f", *wanted))
         said: dict[JobId, JobStatus] = {}
         answered, asked = set(), frozenset(jobs)
-        for id, attributes in _answered(answer):
-            answered.add(id)
-            if JobId(id) in asked:
-                said[JobId(id)] = status_of(attributes)
+        for told in _answered(answer):
+            answered.add(told.id)
+            if told.id in asked:
+                said[told.id] = status_of(told)
         # What was neither told nor said to be unknown is not known to be gone.
         unknown = GONE if UNKNOWN.search(answer.err) else JobStatus(JobState.UNKNOWN, reason="no word about it")
         for job in jobs:
             if job not in said:
-                said[job] = GONE if re.sub(r"\[\d+\]", "[]", job) in answered else unknown
+                said[job] = GONE if _whole(job) in answered else unknown
         return said
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
@@ -133,9 +139,9 @@ class Pbs(BatchSystem):
         if not ids:
             return {}
         found = {}
-        for id, attributes in _answered((yield Call(argv=("qstat", "-x", "-t", "-f", *ids)))):
-            if attributes.get("Job_Name", "").endswith(name) and attributes.get("array") != "True":
-                found[int(attributes.get("array_index") or _index(id))] = JobId(id)
+        for told in _answered((yield Call(argv=("qstat", "-x", "-t", "-f", *ids)))):
+            if told["Job_Name"].endswith(name) and told["array"] != "True":
+                found[_index(told.id)] = told.id
         return dict(sorted(found.items()))
 
     # -- acting
@@ -146,7 +152,7 @@ class Pbs(BatchSystem):
             return
         arrays: dict[str, list[int]] = {}
         for job in jobs:
-            arrays.setdefault(re.sub(r"\[\d+\]", "[]", job), []).append(_index(job))
+            arrays.setdefault(_whole(job), []).append(_index(job))
         words = [
             id.replace("[]", f"[{span}]")
             for id, indices in arrays.items()
@@ -167,6 +173,14 @@ class Pbs(BatchSystem):
         jobs = re.search(r"max_queued = .*?\bu:PBS_GENERIC=(\d+)", text)
         return Limits(elements=max(1, int(size[1])), jobs=max(1, int(jobs[1])) if jobs else None)
 
+    def instance(self) -> Steps[str]:
+        """Ask for the server's name."""
+        answer = yield Call(argv=("qstat", "-B", "-f"))
+        if not answer.ok:
+            raise NoAnswer(answer.trouble)
+        match = re.search(r"^Server: (\S+)", answer.text, re.MULTILINE)
+        return match[1] if match else ""
+
     def version(self) -> Steps[str]:
         """Read it from the server's attributes."""
         answer = yield Call(argv=("qstat", "-B", "-f"))
@@ -176,13 +190,11 @@ class Pbs(BatchSystem):
 
 def _options(submission: Submission) -> dict[str, Any]:
     """Return the options of `qsub` by letter. Settings of one letter are options, longer ones resources (`-l`)."""
-    needs, asked = submission.needs, dict(submission.needs.settings)
-    refuse("PBS", needs, RESERVED)
-    if "-N" in needs.native:
-        raise InputError("PBS: -N cannot be given behind --", hint="--job-name is the name for people")
-    title = asked.pop("job_name", None) or asked.pop("N", None) or needs.job_name
+    needs, asked = submission.needs, {key.lstrip("-"): value for key, value in submission.needs.settings.items()}
+    letters = replace(needs, native=tuple(word[:2] for word in needs.native))  # qsub takes `-Nname`, too
+    refuse("PBS", letters, RESERVED)
+    name = job_name(submission, people_name("PBS", "N", letters, asked))
     queue = asked.pop("queue", None) or needs.queue
-    name = f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
     options: dict[str, Any] = {
         "S": "/bin/bash" if needs.env_script else "/bin/sh", "j": "oe", "o": "/dev/null",
         "N": name.lstrip("."),
@@ -195,12 +207,9 @@ def _options(submission: Submission) -> dict[str, Any]:
         options["A"] = needs.account
     if needs.requeue is not None:
         options["r"] = "y" if needs.requeue else "n"
-    resources = _resources(submission) | {key: asked.pop(key) for key in list(asked) if len(key.lstrip("-")) > 1}
-    given = [str(value) for value in listed(asked.pop("l", False))]
-    spoken = {part.partition("=")[0] for value in given for part in value.split(",")}
-    words = [f"{key}={value}" for key, value in resources.items() if key not in spoken and value is not False]
-    options["l"] = [*words, *given]
-    return options | {key.lstrip("-"): value for key, value in asked.items()}
+    wanted = _resources(submission) | {key: asked.pop(key) for key in list(asked) if len(key) > 1}
+    options["l"] = resource_words((f"{key}={value}" for key, value in wanted.items() if value is not False), asked)
+    return options | asked
 
 
 def _resources(submission: Submission) -> dict[str, Any]:
@@ -220,14 +229,20 @@ def _resources(submission: Submission) -> dict[str, Any]:
     return resources
 
 
+def _whole(job: JobId) -> str:
+    """Return the id of the array that an element is of, or the job's own."""
+    before, bracket, after = job.partition("[")
+    return f"{before}[]{after.partition(']')[2]}" if bracket else job
+
+
 def _index(id: str) -> int:
     """Return the element of an id."""
     match = re.search(r"\[(\d+)\]", id)
     return int(match[1]) if match else 1
 
 
-def _answered(answer: Answer) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield id and attributes of each job in an answer of `qstat -f`; none: there are no such jobs.
+def _answered(answer: Answer) -> Iterator[Told]:
+    """Yield what an answer of `qstat -f` tells of each job; none: there are no such jobs.
 
     Raises:
         NoAnswer: it is no answer, or only part of one.
@@ -237,47 +252,40 @@ def _answered(answer: Answer) -> Iterator[tuple[str, dict[str, str]]]:
     if not answer.ok and not UNKNOWN.search(answer.err):
         raise NoAnswer(answer.trouble)
     any_job = False
-    for job in records(answer.lines()):
+    for part in answer.parts(b"Job Id: "):
         any_job = True
-        yield job
+        yield Told(part)
     if not any_job and not UNKNOWN.search(answer.err):
         raise NoAnswer(f"qstat: its answer cannot be read: {answer.trouble}")
 
 
-def records(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield id and `ATTRIBUTES` of each job that `qstat -f` tells about. Folded lines go on after a tab."""
-    id, name = "", ""
-    attributes: dict[str, str] = {}
-    for line in lines:
-        start = line[:1]
-        if start == " ":
-            name, _, value = line[4:].partition(" = ")
-            if name in ATTRIBUTES:
-                attributes[name] = value.strip()
-            else:
-                name = ""
-        elif start == "\t":
-            if name:
-                attributes[name] += line[1:].rstrip()
-        elif line.startswith("Job Id: "):
-            if id:
-                yield id, attributes
-            id, name, attributes = line[8:].strip(), "", {}
-    if id:
-        yield id, attributes
+class Told:
+    """What `qstat -f` tells of a job: its id, and attributes by their names, empty if they are not told.
+
+    It tells some forty of a job, two thousand letters: to look for two or three takes a third of the time of reading
+    all lines. The first of a name counts: what others may write, variables and comments, comes behind what PBS says.
+    """
+
+    def __init__(self, part: bytes) -> None:
+        """Take what stands behind `Job Id: `."""
+        self.id = JobId(part.partition(b"\n")[0].decode(errors="replace").strip())
+        self._part = part
+
+    def __getitem__(self, name: str) -> str:
+        return line_of(self._part, b"\n    %b = " % name.encode()) or ""
 
 
-def status_of(attributes: dict[str, str]) -> JobStatus:
-    """Return what the attributes of a job say."""
-    letter, comment = attributes.get("job_state", ""), attributes.get("comment", "")
-    hosts = dict.fromkeys(part.partition("/")[0].strip("()") for part in attributes.get("exec_host", "").split("+"))
-    host = ",".join(hosts)
+def status_of(job: Told) -> JobStatus:
+    """Return how a job is."""
+    letter = job["job_state"]
     state = STATES.get(letter, JobState.UNKNOWN)
+    hosts = (place.partition("/")[0].strip("()") for place in job["exec_host"].split("+"))
+    host = ",".join(dict.fromkeys(hosts))
     if state is JobState.ENDED:
-        return _ended(attributes.get("Exit_status", ""), attributes.get("substate", ""), comment, host)
+        return _ended(job["Exit_status"], job["substate"], job["comment"], host)
     if state is JobState.RUNNING:
         return JobStatus(state, host=host)
-    return JobStatus(state, reason=comment or letter, host=host)
+    return JobStatus(state, reason=job["comment"] or letter, host=host)
 
 
 def _ended(code: str, substate: str, comment: str, host: str) -> JobStatus:

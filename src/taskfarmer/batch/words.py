@@ -1,4 +1,7 @@
-"""What several schedulers are told in the same words: times, sizes, ranges of indices, options by their names."""
+"""What several schedulers are told in the same words: times, sizes, ranges of indices, options by their names.
+
+And what is heard from them: refusals, lines of long answers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from itertools import groupby
 from typing import Any
 
 from ..errors import InputError
-from .base import Needs, Submission
+from .base import Needs, Outcome, Refused, Submission, Unsure
+from .calls import HUNG, Answer
 
 
 def user_name() -> str:
@@ -55,9 +59,34 @@ def megabytes(count: int) -> int:
     return max(1, -(-count // 2**20))
 
 
+def plain(what: str, text: str) -> str:
+    """Return a text that is in one line; `what` names it.
+
+    Raises:
+        InputError: it has line breaks or other control characters, with which lists of jobs could not be read.
+    """
+    if re.search(r"[\0-\x1f\x7f]", text):
+        raise InputError(f"{what} has control characters: {text!r}", hint="give it in one line")
+    return text
+
+
 def safe_name(text: str, longest: int) -> str:
     """Return a name for people with nothing in it that a scheduler would read as something else."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:longest]
+
+
+def line_of(lines: bytes, start: bytes) -> str | None:
+    """Return what stands behind the first `start`, which begins with the end of the line before, to its line's end.
+
+    Lines that begin with a tab go on with the one before. None: there is no such line, or it has no end.
+    """
+    if (at := lines.find(start)) < 0:
+        return None
+    at += len(start)
+    end = lines.find(b"\n", at)
+    while end >= 0 and lines.startswith(b"\t", end + 1):
+        end = lines.find(b"\n", end + 1)
+    return lines[at:end].replace(b"\n\t", b"").decode(errors="replace").strip() if end >= 0 else None
 
 
 def with_element(text: str, element: str) -> str:
@@ -98,6 +127,32 @@ def refuse(title: str, needs: Needs, reserved: Mapping[str, str]) -> None:
             raise InputError(f"{title}: -{name} cannot be given", hint=hint)
 
 
+def people_name(title: str, option: str, needs: Needs, asked: dict[str, Any]) -> str:
+    """Take the name for people out of the settings `asked`, which say it as `job_name` or by the system's `option`.
+
+    Raises:
+        InputError: it stands among the native words, where it would take the place of the name by which jobs are found.
+    """
+    if f"-{option}" in needs.native:
+        raise InputError(f"{title}: -{option} cannot be given behind --", hint="--job-name is the name for people")
+    return str(next(filter(None, [asked.pop("job_name", None), asked.pop(option, None)]), needs.job_name))
+
+
+def job_name(submission: Submission, title: str) -> str:
+    """Return the name of jobs: the unique one, behind that for people if there is one."""
+    return f"{safe_name(title, 200)}.{submission.name}" if title else submission.name
+
+
+def resource_words(ours: Iterable[str], asked: dict[str, Any]) -> list[str]:
+    """Return the values of `-l`: what the settings `asked` have, taken out of them, and of ours what they leave unsaid.
+
+    Ours are `name=value` each, theirs may be several with commas between them.
+    """
+    given = [str(value) for value in listed(asked.pop("l", False))]
+    spoken = {part.partition("=")[0] for value in given for part in value.split(",")}
+    return [*(word for word in ours if word.partition("=")[0] not in spoken), *given]
+
+
 def option_words(options: Mapping[str, Any]) -> list[str]:
     """Return options by their names, without or with their dashes, as words."""
     words = []
@@ -105,3 +160,18 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
         for one in listed(value):
             words += [f"-{name.lstrip('-')}"] + ([] if one is None else [one])
     return words
+
+
+def refused_or_unsure(
+    answer: Answer, said: str, refused: re.Pattern[str], later: re.Pattern[str], silent: re.Pattern[str] | None = None
+) -> Outcome:
+    """Return what became of a submission of which no id was told: refused, if the command `said` so by itself.
+
+    `silent`: that the scheduler was silent, so that nobody knows; `later`: that it may be tried again.
+    """
+    if answer.never_ran:
+        return Refused(answer.trouble)
+    spoke = answer.status > 0 and answer.status != HUNG
+    if spoke and refused.search(said) and not (silent and silent.search(said)):
+        return Refused(answer.trouble, again=bool(later.search(said)))
+    return Unsure(answer.trouble)
