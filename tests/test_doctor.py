@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from taskfarmer.batch import BatchSystem, Call, JobId, JobStatus, Limits, NoAnswer, Outcome, Steps, Submission
+from taskfarmer.batch import Answer, BatchSystem, Call, JobId, JobStatus, Limits, NoAnswer, Outcome, Steps, Submission
+from taskfarmer.batch.calls import HUNG
 from taskfarmer.errors import InputError
 from taskfarmer.selftest import directory, engines, inquiry, machine, schedulers
 from taskfarmer.selftest import doctor as examination
@@ -42,6 +43,7 @@ SLURM = {
     "scontrol": "echo 'MaxArraySize            = 1001'; echo 'MaxJobCount             = 10000'",
 }
 """A Slurm that answers, and has no jobs."""
+PRINTS = 'exec /usr/bin/yes "what nobody wants to know, again and again"'
 HANGS = 'echo $$ > "$0.pid"; exec /bin/sleep 600'
 
 
@@ -391,6 +393,38 @@ def test_containers_are_asked_whether_they_work(world: World) -> None:
     assert said["use"]["containers"] == ["PodmanRunner"]
     assert [line for line in of(said, "warning") if line.startswith("docker: it does not work here: ")]
     assert "podman" not in "".join(of(said, "warning"))
+
+
+@pytest.mark.parametrize("said", ["1.2 2.3", "true", "true vfs and more", ""])
+def test_a_podman_whose_answer_cannot_be_read_is_broken(world: World, said: str) -> None:
+    world.program("podman", f"case $1 in --version) echo 5.2.1;; *) echo {said};; esac")
+    found = engine("podman", world.env, ABLE)
+    assert (found.works, found.text) == (False, "its answer cannot be read")
+
+
+def test_a_runner_takes_the_first_of_its_programs_also_if_that_is_broken(world: World) -> None:
+    world.program("singularity", "echo 3.11.1")
+    alone = {name: engine(name, world.env, ABLE) for name in engines.ENGINES}
+    assert engines.usable(alone) == ("ApptainerRunner",)
+    world.program("apptainer", "exit 1")
+    both = {name: engine(name, world.env, ABLE) for name in engines.ENGINES}
+    assert (both["singularity"].works, engines.usable(both)) == (True, ())
+
+
+@pytest.mark.parametrize("stream", ["", " >&2"])
+def test_a_command_that_prints_without_end_is_ended(world: World, stream: str) -> None:
+    world.slurm(sbatch=f"{PRINTS}{stream}", squeue=f"{PRINTS}{stream}")
+    for name in ("podman", "docker", "apptainer"):
+        world.program(name, f"{PRINTS}{stream}")
+    said, ended = world.json(status=1), "was killed by signal 9: it printed more than 16 MB"
+    assert named(said, "batch_systems", "slurm")["trouble"] == f"squeue {ended}"
+    assert named(said, "containers", "podman")["text"] == f"podman {ended}"
+    assert not inquiry.Inquirer(world.env).ask("sbatch").text
+
+
+def test_what_has_no_time_left_is_said_so() -> None:
+    assert Answer.of(Call(argv=("squeue",), limit_s=0.4), HUNG).trouble == "squeue did not answer in time"
+    assert Answer.of(Call(argv=("squeue",), limit_s=7.0), HUNG).trouble == "squeue did not answer within 7 s"
 
 
 def test_a_container_program_that_hangs_is_given_up(world: World, impatient: None) -> None:

@@ -136,7 +136,7 @@ def _use(here: Machine, place: Place, systems: Mapping[str, Scheduler], containe
         batch=schedulers.chosen(systems),
         logs=place.logs or ("packed" if few else "files"),
         claim=place.claim,
-        containers=tuple(dict.fromkeys(found.runner for found in containers.values() if found.works)),
+        containers=engines.usable(containers),
     )
 
 

@@ -136,14 +136,25 @@ def _podman(asked: Inquirer) -> tuple[bool, str]:
     answer = asked.ask("podman", "info", "--format", "{{.Host.Security.Rootless}} {{.Store.GraphDriverName}}")
     if not answer.ok:
         return False, answer.trouble
-    rootless, _, driver = answer.text.strip().partition(" ")
-    how = {"true": "without root", "false": "as root"}.get(rootless, "")
-    return True, ", ".join(word for word in (how, f"storage {driver}" if driver else "") if word)
+    how = {"true": "without root", "false": "as root"}
+    match answer.text.split():
+        case [rootless, driver] if rootless in how:
+            return True, f"{how[rootless]}, storage {driver}"
+    return False, "its answer cannot be read"
 
 
 def _docker(asked: Inquirer) -> tuple[bool, str]:
     answer = asked.ask("docker", "ps", "--quiet", "--last=1")
     return (True, "its daemon answers") if answer.ok else (False, answer.trouble)
+
+
+def usable(engines: Mapping[str, Engine]) -> tuple[str, ...]:
+    """Return the runners that can be used: each takes the first of its programs that is here, also if it is broken."""
+    taken: dict[str, Engine] = {}
+    for found in engines.values():
+        if found.path or found.works is not None:
+            taken.setdefault(found.runner, found)
+    return tuple(runner for runner, found in taken.items() if found.works)
 
 
 def engine_problems(engines: Mapping[str, Engine]) -> Iterator[Problem]:
