@@ -317,8 +317,18 @@ class BatchSystemContract:
         assert (end.state, end.exit_status) == (E, 3)
         said = site.said(submission)
         assert "no licence" in said
-        assert "set up.sh ended with status 3" in said
+        assert "set up.sh ended the job with status 3" in said
         assert not (submission.directory / "ran").exists()
+        script.write_text("exit 0\n")
+        submission, (end,) = site.run("touch ran", needs=Needs(env_script=str(script)))
+        assert "set up.sh ended the job with status 0" in site.said(submission)
+        assert not (submission.directory / "ran").exists()
+        script.write_text("trap 'echo the end' EXIT\ntrue\n")
+        submission, (end,) = site.run("echo ran", needs=Needs(env_script=str(script)))
+        assert site.said(submission) == "ran\nthe end\n"
+        script.write_text("true\n")
+        submission, (end,) = site.run("exit 4", needs=Needs(env_script=str(script)))
+        assert (end.exit_status, site.said(submission)) == (4, "")
         submission, (end,) = site.run("touch ran", needs=Needs(env_script="/nowhere/set up.sh"))
         assert end.state is E
         assert end.exit_status not in (0, None)

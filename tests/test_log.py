@@ -22,6 +22,7 @@ from taskfarmer.errors import Damaged, NewerFormat, Replaced, WorkdirError
 from taskfarmer.farm import framing
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
+from taskfarmer.farm.clock import Clock
 from taskfarmer.farm.disk import Disk, Hook
 from taskfarmer.farm.journal import Journal
 from taskfarmer.farm.ledger import Ledger
@@ -334,6 +335,46 @@ def test_a_farm_in_the_place_of_another_is_left_alone(
             farm.refresh()
     assert len(farm.state) == 10
     assert len(Ledger.open(farm.workdir.path).state) == 3
+
+
+class Dozing(Clock):
+    """A clock of a machine that may sleep."""
+
+    slept_s = 0.0
+
+    def boottime(self) -> float:
+        return super().boottime() + self.slept_s
+
+
+def test_who_slept_while_entries_were_removed_does_not_believe_in_a_number_that_was_free(
+    farm: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have a log of its own from there on, and never read that it was taken for dead."""
+    monkeypatch.setattr(ledger_module, "SNAPSHOT_EVERY", 1)
+    clock = Dozing()
+    asleep = False
+
+    def sleep(operation: str, _what: str) -> None:
+        nonlocal asleep
+        if operation == "link" and asleep:
+            asleep = False
+            news = farm.news_of("a", final=True)
+            farm.append(lambda _state: (Bury(farmer="a", why="silent"), (news,)), "b")
+            farm.snapshot("b")
+            farm.log.forget_before(farm.snapshot_at)
+            clock.slept_s += 601
+
+    sleeper = Ledger(farm.workdir, Disk(sleep), clock)
+    sleeper.refresh()
+    sleeper.append(lambda _state: (Join(host={}, slots=1), ()), "a")
+    farm.append(lambda _state: (Join(host={}, slots=1), ()), "b")
+    asleep = True
+    with pytest.raises(WorkdirError, match="this process slept"):
+        sleeper.append(lambda _state: (Report(), ()), "a")
+    assert sleeper.state.farmer("a").ended == "buried"
+    assert sleeper.append(lambda _state: (Report(), ()), "a") is None
+    farm.refresh()
+    assert Ledger.open(farm.workdir.path).state.to_json() == farm.state.to_json() == sleeper.state.to_json()
 
 
 def test_an_entry_of_an_unknown_farmer_is_damage(farm: Ledger) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from taskfarmer.core.entries import Bury, Snapshot
+from taskfarmer.farm import upkeep
 from taskfarmer.farm.ledger import Ledger
 from tests.farms import counted_finishes
 from tests.simulation import LOCAL, NFS, Figures, FileSystem, Killed, Simulation, World, figures
@@ -159,8 +160,9 @@ def test_of_all_but_one_that_die_the_last_buries_all(tmp_path: Path) -> None:
     check(simulation)
 
 
-def test_a_farm_that_never_rests_removes_old_entries(tmp_path: Path) -> None:
+def test_a_farm_that_never_rests_removes_old_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two leases after a snapshot, even if there is a later one by then, as long as the farm is at work."""
+    monkeypatch.setattr(upkeep, "LISTED_S", 0.0)
     lease_s = 25.0
     simulation = Simulation(tmp_path, 10 * 1600, short, lease_s=lease_s, heartbeat_s=1.0)
     for number in range(10):

@@ -53,12 +53,23 @@ def job_script(submission: Submission, *, header: Sequence[str] = (), element: s
 
 
 def exports(needs: Needs, *, shared: bool = True) -> list[str]:
-    """Return lines that set what is to be set in a job: the script to source first, then the variables.
-
-    A script that fails, or is not there, ends the job: what would run without its environment fails later and worse.
-    """
+    """Return lines that set what is to be set in a job: the script to source first, then the variables."""
     script = needs.env_script if shared else needs.env_script.rpartition("/")[2]
-    word = shlex.quote(script if "/" in script else f"./{script}")
-    said = f'{{ status=$?; echo "taskfarmer: "{word}" ended with status $status" >&2; exit $status; }}'
-    lines = [f"source {word} || {said}"] if script else []
+    lines = sourced(script if "/" in script else f"./{script}") if script else []
     return lines + [f"export {name}={shlex.quote(value)}" for name, value in needs.env.items()]
+
+
+def sourced(script: str) -> list[str]:
+    """Return lines of bash that source a script.
+
+    If it fails, or is not there, the job ends: what would run without its environment fails later and worse. That is
+    said in the job's output, also if the script itself calls `exit`; an EXIT trap of its own is left to it.
+    """
+    word = shlex.quote(script)
+    return [
+        f'taskfarmer_ends() {{ echo "taskfarmer: "{word}" ended the job with status $?" >&2; }}',
+        "trap taskfarmer_ends EXIT",
+        f"source {word} || exit",
+        "case $(trap -p EXIT) in *taskfarmer_ends*) trap - EXIT;; esac",
+        "unset -f taskfarmer_ends",
+    ]

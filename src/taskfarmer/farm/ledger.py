@@ -112,6 +112,7 @@ class Ledger:
             for number, entry in enumerate(entries, known + 1):
                 self._apply(number, entry)
         except FileNotFoundError:  # a snapshot took its place; or it cannot be seen yet
+            self.verify()
             return self._reload()
         if self.state.stale:
             self._reload()

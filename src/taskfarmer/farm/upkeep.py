@@ -17,6 +17,8 @@ from .clock import CLOCK, Clock
 from .disk import Disk
 from .ledger import CLI, Ledger
 
+LISTED_S = 300.0
+"""How old a listing of a directory is at most: ten times of what was seen on network file systems."""
 GUARDIAN_S = 2.0
 """How long a guardian may take to end what a dead loop left."""
 
@@ -180,11 +182,14 @@ class Undertaker:
                 self._ledger.disk.remove(str(self._ledger.workdir.alive / id))
 
     def forget_old_entries(self) -> None:
-        """Remove what a snapshot replaced, once every reader has had two leases to see it, whatever came later."""
+        """Remove what a snapshot replaced, once every reader has had two leases to see it, whatever came later.
+
+        But with very short leases longer: a file server's listing may be older than these.
+        """
         now, at = self._now(), self._ledger.snapshot_at
         if at > self._forgotten:
             self._snapshots.setdefault(at, now)
-        old = [number for number, seen in self._snapshots.items() if now - seen > 2 * self._lease_s]
+        old = [number for number, seen in self._snapshots.items() if now - seen > max(2 * self._lease_s, LISTED_S)]
         if old:
             try:
                 self._ledger.verify()
