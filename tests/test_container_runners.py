@@ -262,6 +262,14 @@ def test_a_program_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pyt
         PodmanRunner("i", pull="never").check()
 
 
+def test_a_node_without_the_program_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch job: no farmer has checked that node."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for runner in (ApptainerRunner("i"), PodmanRunner("i"), DockerRunner("i", reuse="slot")):
+        with pytest.raises(InputError, match=f"{runner.program}: no such program on PATH; install it, load its module"):
+            run(runner, "true", tmp_path)
+
+
 def test_options_with_a_value_are_not_taken_for_switches() -> None:
     assert PodmanRunner("i", options="-vdit:/x -eTITLE=1 -P").options == ("-vdit:/x", "-eTITLE=1", "-P")
 

@@ -77,8 +77,8 @@ def test_a_job_script_does_one_thing_after_the_other(system: BatchSystem) -> Non
     assert for_the_scheduler == list(range(1, 1 + len(for_the_scheduler)))
     (directory,) = (at for at, line in enumerate(lines) if "cd /shared/work" in line)
     (script,) = (at for at, line in enumerate(lines) if line.startswith("source '/site/set up.sh'"))
-    assert directory < script
-    assert lines[script + 1 :] == ["""export A='it'"'"'s $X'""", "export B=2", "echo the task"]
+    assert directory < script < len(lines) - 3
+    assert lines[-3:] == ["""export A='it'"'"'s $X'""", "export B=2", "echo the task"]
 
 
 @pytest.mark.parametrize(("name", "sourced"), [("setup.sh", "./setup.sh"), ("etc/setup.sh", "etc/setup.sh")])

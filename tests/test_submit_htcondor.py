@@ -122,12 +122,12 @@ def test_kept_until_the_end_though_pilots_are_removed(pool: Farm, condor: HTCond
     pool.write(*["sleep 0.5"] * 80)
     words = ("submit", str(pool.list), *SMALL, "--keep", "3", "--slots", "2")
     keeper = pool.start_command(*TASKFARMER, *words)
-    running: list[str] = []
     for count in (6, 16):
         pool.wait_for_runs(count)
-        wait_for(lambda: running.extend(p["job"] for p in pilots(pool, "running")) or running, "a pilot that runs")
-        condor.call("condor_rm", running[0])
-        running.clear()
+        running: list[dict[str, Any]] = []
+        while not running:
+            running = pilots(pool, "running")
+        condor.call("condor_rm", running[0]["job"])
     assert keeper.wait(LIMIT_S).status == 0
     all_finished(pool, 80)
 
