@@ -32,7 +32,7 @@ from taskfarmer.batch import (
 from taskfarmer.batch.calls import Call
 from taskfarmer.batch.gridengine import GridEngine, status_of
 from taskfarmer.errors import InputError
-from tests.batch_contract import BatchSystemContract, Site
+from tests.batch_contract import NAP, BatchSystemContract, Site
 from tests.farms import Farm, check_contract, counts_of, wait_for
 from tests.testbed import gridengine
 from tests.testbed.fixtures import running
@@ -256,8 +256,8 @@ def queue(*jobs: str) -> str:
     return f"{head}{''.join(jobs)}</queue_info>\n<job_info></job_info>\n</job_info>\n"
 
 
-def account(id: int, task: str, failed: str, status: str) -> str:
-    """Return a record of `qacct`."""
+def account(id: int, task: str, failed: str, status: str, faults: int = 632) -> str:
+    """Return a record of `qacct`, of a job that had so many page faults."""
     lines = {
         "qname": "main",
         "hostname": "n1",
@@ -266,6 +266,7 @@ def account(id: int, task: str, failed: str, status: str) -> str:
         "taskid": task,
         "failed": failed,
         "exit_status": status,
+        "ru_minflt": faults,
     }
     return "=" * 62 + "\n" + "".join(f"{name:<12} {value}      \n" for name, value in lines.items())
 
@@ -305,6 +306,11 @@ def test_what_left_the_queue_is_looked_up_together() -> None:
     assert said[JobId("8.2")].reason == "100 : assumedly after job"
     assert len(asked) == 2
     assert asked[1][:3] == ("qacct", "-j", "*tf????????????")
+
+
+def test_a_record_of_nothing_that_ran_is_no_end() -> None:
+    said, _ = polled((0, queue(job_list(8, "r", "1,2,9"))), (0, account(7, "undefined", "0", "0", faults=0)))
+    assert said[JobId("7")] == JobStatus(JobState.LOST, reason="removed from the queue by force", host="n1")
 
 
 @pytest.mark.parametrize("status", [1, 124, 127])
@@ -402,6 +408,14 @@ def test_a_job_that_may_run_again_asks_for_it(site: GridEngineSite) -> None:
     status = site.wait(jobs)[jobs[0]]
     assert (status.state, status.exit_status) == (JobState.ENDED, 0)
     assert (submitted.directory / "starts").read_text() == "start\n" * 2
+
+
+def test_what_is_removed_by_force_did_not_end_well(site: GridEngineSite) -> None:
+    """The record of it says 0, twice."""
+    _, jobs = site.submit(NAP)
+    site.wait(jobs, JobState.RUNNING)
+    site.service.call("qdel", "-f", jobs[0])
+    assert site.wait(jobs)[jobs[0]].reason == "removed from the queue by force"
 
 
 def test_a_warning_before_the_walltime(site: GridEngineSite) -> None:

@@ -10,6 +10,9 @@ Killed by itself or by `qdel`: the records are the same. So the script runs itse
 whose child was killed ended by itself, one whose script was killed has been ended. Exit statuses 99 (start anew) and
 100 (put into the error state) mean something to Grid Engine: they are told as 1, but for the 99 of a job that may run
 again.
+
+What `qdel -f` takes out of the queue has a record as if it had ended well, in which it used nothing at all: no process
+ends without a single page fault, so that one has been ended.
 """
 
 from __future__ import annotations
@@ -60,8 +63,11 @@ OURS = "*tf????????????"
 """The names of jobs of ours, as a pattern of `qacct`."""
 RESCHEDULED = frozenset({"24", "25"})
 """Kinds of failure (`failed` in the accounting) that are no end: migrated, rescheduled. 100 is a signal, 37 a limit."""
+FORCED = "removed from the queue by force"
 ACCOUNT = {name: f"\n{name} ".encode() for name in "hostname jobname jobnumber taskid failed exit_status".split()}
 """What is read of an accounting record, and what it begins with."""
+USED = b"\nru_minflt "
+"""What tells whether anything ran: page faults. Read if it is there."""
 NOT_XML = bytes(set(range(32)) - set(b"\t\n\r"))
 """What no parser of XML takes. 8.1.9 has no such names; should another, one job is not to hide all others."""
 ELEMENTS = frozenset("JB_job_number JB_name state queue_name tasks".split())
@@ -343,11 +349,14 @@ def status_of(letters: str, queue: str = "") -> JobStatus:
 def records(answer: Answer) -> Iterator[dict[str, str]]:
     """Yield `ACCOUNT` of each record that `qacct -j` tells, some forty lines each; none: it failed.
 
-    A record that was cut is none, since a number that was cut is another.
+    A record that was cut is none, since a number that was cut is another. One that stands for nothing that ran has the
+    word for it as its `failed`.
     """
     for part in answer.parts(b"=====") if answer.ok else ():
         account = {name: line for name, start in ACCOUNT.items() if (line := line_of(part, start)) is not None}
         if len(account) == len(ACCOUNT):
+            if account["failed"] == account["exit_status"] == line_of(part, USED) == "0":
+                account["failed"] = FORCED
             yield account
 
 
