@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from taskfarmer.core.policy import (
     AHEAD_S,
+    ENDING_LOOKS_PER_S,
     ENTRIES_PER_S,
     FAR_S,
+    LEAST_LOOK_S,
     LEAST_S,
-    LEAST_TASKS,
     LOOKS_PER_S,
     MAX_DELAY_S,
     MOST_LOOK_S,
@@ -87,6 +88,7 @@ situations = st.fixed_dictionaries(
         "farmers": st.integers(1, 500),
         "free": st.integers(0, 256),
         "others": st.integers(0, 10_000),
+        "takes": st.integers(0, 100),
     }
 )
 
@@ -108,13 +110,13 @@ def test_a_farmer_takes_no_more_than_there_is_and_fills_its_free_slots(s: dict[s
 @given(situations)
 def test_a_farmer_takes_no_more_than_its_work_ahead(s: dict[str, Any]) -> None:
     size = size_in(s)
-    ahead_s = work_ahead_s(slots=s["slots"], rate=s["rate"], farmers=s["farmers"])
+    ahead_s = work_ahead_s(slots=s["slots"], rate=s["rate"], farmers=s["farmers"], takes=s["takes"])
     assert s["queued"] + size <= max(s["queued"], s["free"], math.ceil(s["rate"] * ahead_s))
 
 
 @given(st.integers(1, 256), st.floats(0.001, 20_000), st.integers(1, 500))
 def test_the_work_ahead_is_a_second_or_two_unless_tasks_are_very_short(slots: int, rate: float, farmers: int) -> None:
-    ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers)
+    ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers, takes=9)
     least_s = max(AHEAD_S, farmers / ENTRIES_PER_S)
     assert least_s <= ahead_s <= max(least_s, FAR_S)
     if slots / rate >= SHORT_S * FAR_S / AHEAD_S:
@@ -129,40 +131,50 @@ def test_towards_the_end_a_farmer_takes_a_part_of_its_share(s: dict[str, Any]) -
     if s["farmers"] > 1:
         part = 3 / 4 if s["rate"] * SHORT_S > s["slots"] / 20 else 0.5 + 1 / 80  # half of it, if they are not short
         share = math.ceil(s["ready"] * s["slots"] / s["all_slots"] * part)
-        worth = max(math.ceil(s["rate"] * least_worth_s(s["farmers"])), min(LEAST_TASKS, int(s["rate"])))
+        worth = math.ceil(s["rate"] * least_worth_s(s["farmers"]))
         assert size <= max(share, s["free"] - s["queued"], worth)
 
 
-def test_a_second_of_work_is_worth_an_entry_up_to_the_end() -> None:
-    """Issue: at most one metadata operation per 100 short tasks."""
-    assert take_size(slots=2, free=2, queued=0, rate=130.0, ready=500, all_slots=16, farmers=8) == 130
-    assert take_size(slots=2, free=2, queued=0, rate=20.0, ready=100, all_slots=16, farmers=8) == 20
+def size(slots: int, rate: float, ready: int, *, free: int | None = None, takes: int = 9, **more: Any) -> int:
+    """Return what a farmer takes, who has nothing in its queue and no others beside it unless `more` says so."""
+    given = {"queued": 0, "all_slots": slots, "farmers": 1, **more}
+    return take_size(slots=slots, free=slots if free is None else free, rate=rate, ready=ready, takes=takes, **given)
+
+
+def test_work_for_a_moment_is_worth_an_entry_up_to_the_end() -> None:
+    assert size(2, 130.0, 300, all_slots=16, farmers=8) == int(130 * LEAST_S)
+    assert size(2, 20.0, 30, all_slots=16, farmers=8) == int(20 * LEAST_S)
 
 
 def test_who_is_alone_takes_all_that_remains() -> None:
-    assert take_size(slots=4, free=4, queued=0, rate=1000.0, ready=700, all_slots=4, farmers=1) == 700
+    assert size(4, 1000.0, 700) == 700
+
+
+def test_who_has_just_come_leaves_something_to_others_that_come_a_second_later() -> None:
+    assert [size(4, 175.0, 10**6, takes=takes) for takes in range(5)] == [262, 918, 1531, 1531, 1531]
+    assert size(4, 0.0, 1000, takes=0) == 4, "nobody knows yet how short they are"
 
 
 def test_two_equal_farmers_empty_the_farm_together() -> None:
     ready, takes = 1000, []
     while ready:
-        takes.append(take_size(slots=4, free=4, queued=0, rate=200.0, ready=ready, all_slots=8, farmers=2))
+        takes.append(size(4, 200.0, ready, all_slots=8, farmers=2))
         ready -= takes[-1]
     assert takes[0] == 375
-    assert takes[-1] <= 200, "the work of a second"
+    assert takes[-1] <= 200 * LEAST_S, "the work of a moment"
     assert all(later <= earlier for earlier, later in itertools.pairwise(takes))
 
 
 def test_what_is_queued_will_do() -> None:
-    assert take_size(slots=4, free=0, queued=400, rate=1000.0, ready=10**6, all_slots=4, farmers=1) == 0
-    assert take_size(slots=4, free=0, queued=300, rate=1000.0, ready=10**6, all_slots=4, farmers=1) == 2200
-    assert take_size(slots=4, free=0, queued=16, rate=40.0, ready=10**6, all_slots=4, farmers=1) == 0
-    assert take_size(slots=4, free=0, queued=15, rate=40.0, ready=10**6, all_slots=4, farmers=1) > 40
+    assert size(4, 1000.0, 10**6, free=0, queued=400) == 0
+    assert size(4, 1000.0, 10**6, free=0, queued=300) == 2200
+    assert size(4, 40.0, 10**6, free=0, queued=16) == 0
+    assert size(4, 40.0, 10**6, free=0, queued=15) > 40
 
 
 def test_many_farmers_take_more_at_once_so_that_the_log_keeps_up() -> None:
-    few = take_size(slots=4, free=4, queued=0, rate=20.0, ready=10**6, all_slots=8, farmers=2)
-    many = take_size(slots=4, free=4, queued=0, rate=20.0, ready=10**6, all_slots=2000, farmers=500)
+    few = size(4, 20.0, 10**6, all_slots=8, farmers=2)
+    many = size(4, 20.0, 10**6, all_slots=2000, farmers=500)
     assert (few, many) == (30, 200)
 
 
@@ -253,6 +265,15 @@ def test_while_there_is_enough_for_all_few_look_at_the_log(farmers: int) -> None
 
 
 @FARMERS
+def test_at_the_end_few_look_more_often_while_they_have_something_to_give(farmers: int) -> None:
+    every_s = look_every_s(farmers=farmers, ahead_s=2.0, left_s=0.0)
+    assert LEAST_LOOK_S <= every_s <= 1.0
+    assert farmers / every_s <= max(ENDING_LOOKS_PER_S, farmers)
+    assert look_every_s(farmers=farmers, ahead_s=0.0, left_s=0.0) == 1.0, "it has nothing to give"
+    assert look_every_s(farmers=farmers, ahead_s=60.0, left_s=0.0) == 1.0, "what it has lasts"
+
+
+@FARMERS
 def test_idle_farmers_ask_one_after_the_other(farmers: int) -> None:
     asking = sum(asks(99, farmers, number / 1000) for number in range(1000)) / 1000 * farmers
     assert 0 < asking <= max(200, 8) + farmers / 1000
@@ -273,7 +294,7 @@ def test_what_is_only_told_takes_half_of_the_entries_at_most(farmers: int) -> No
 
 
 @FARMERS
-def test_an_entry_is_worth_a_quarter_of_a_second_of_work_or_more(farmers: int) -> None:
+def test_an_entry_is_worth_some_work_or_more(farmers: int) -> None:
     assert LEAST_S <= least_worth_s(farmers) <= AHEAD_S
     if farmers <= 75:
         assert farmers / least_worth_s(farmers) <= max(ENTRIES_PER_S, farmers / LEAST_S)
@@ -281,8 +302,8 @@ def test_an_entry_is_worth_a_quarter_of_a_second_of_work_or_more(farmers: int) -
 
 def test_of_tasks_longer_than_the_work_ahead_nothing_is_queued() -> None:
     """Otherwise a slot would be empty at the end while another has a task of minutes in its queue."""
-    assert take_size(slots=4, free=1, queued=0, rate=4 / 60, ready=1000, all_slots=8, farmers=2) == 1
-    assert take_size(slots=4, free=0, queued=0, rate=4 / 60, ready=1000, all_slots=8, farmers=2) == 0
+    assert size(4, 4 / 60, 1000, free=1, all_slots=8, farmers=2) == 1
+    assert size(4, 4 / 60, 1000, free=0, all_slots=8, farmers=2) == 0
 
 
 # -- losing a race -----------------------------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ class Plan:
         self._ends: deque[float] = deque(maxlen=ENDS)
         self._overtaken = 0
         self._chance = 0.0
+        self._takes = 0
         self._next_timeout = float("inf")
 
     # -- taking --------------------------------------------------------------------------------------------------------
@@ -131,6 +132,7 @@ class Plan:
             ready=self.state.status.count(READY),
             all_slots=self._all_slots(),
             farmers=len(alive),
+            takes=self._takes,
             chance=self._chance,
         )
 
@@ -166,6 +168,7 @@ class Plan:
         What was cancelled in the next moment is not ours any more. `chance` in [0, 1) decides when to take the next.
         """
         self._chance = chance
+        self._takes += bool(self._seconds)
         if self.mode == "work":
             if not self.queue and not self.running:
                 self._ends.clear()  # there was nothing to do: that says nothing of how fast it can be done
@@ -182,30 +185,35 @@ class Plan:
         wanted = sum(farmer.want for farmer in alive)
         if not wanted or not self.queue:
             return []
+        holders = [farmer for farmer in alive if self.state.holds(farmer, more_than=farmer.slots)]
         a_second = max(1.0, self.rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
         count = policy.give_back(
             queued=len(self.queue),
             rate=self.rate,
             wanted=wanted - int(self.state.status.count(READY) / a_second),
             farmers=len(alive),
-            holders=sum(self.state.holds(farmer, more_than=farmer.slots) for farmer in alive),
+            holders=len(holders),
             chance=chance,
-            all_slots=self._all_slots(),
+            all_slots=wanted + sum(farmer.slots for farmer in holders),
         )
         return [self.queue.pop() for _ in range(count)]
 
     def others_hold_much(self) -> bool:
-        """Whether what others have taken is more than all slots end in AHEAD_S, as far as this farmer can tell."""
-        slots = self._all_slots()
-        end_soon = slots * (1 + self.rate / self.resources.slots * policy.AHEAD_S)
-        return self.state.status.count(TAKEN) - len(self.queue) - len(self.running) > end_soon
+        """Whether somebody else has taken so much that it would give back some, as far as this farmer can tell."""
+        soon = 1 + self.rate / self.resources.slots * policy.GIVING_S
+        me = self.state.farmers[self.number - 1]
+        others = (farmer for farmer in self.state.alive() if farmer is not me)
+        return any(self.state.holds(other, more_than=int(other.slots * soon)) for other in others)
 
     def look_every_s(self) -> float:
         """Return how often to look at the log: less often while there is enough for everybody."""
-        if not self.rate or len(self.state.deps) or any(farmer.want for farmer in self.state.alive()):
+        if not self.rate or len(self.state.deps):
             return 1.0
+        alive = self.state.alive()
         left_s = self.state.status.count(READY) / (self.rate / self.resources.slots * self._all_slots())
-        farmers = len(self.state.alive())
+        if any(farmer.want for farmer in alive):
+            left_s = 0.0
+        farmers = len(alive)
         return policy.look_every_s(farmers=farmers, ahead_s=len(self.queue) / self.rate, left_s=left_s)
 
     # -- the end of the time there is ----------------------------------------------------------------------------------

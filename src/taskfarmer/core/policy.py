@@ -15,9 +15,9 @@ SHORT_S = 0.02
 """Seconds that a very short task takes at most."""
 WORTH_TASKS = 2500
 """Very short tasks that are worth an entry of the log, of about five operations on the directory and some reading."""
-LEAST_TASKS = 250
-"""The same at the end, but no more than end in a second."""
-LEAST_S = 0.25
+GIVING_S = 0.5
+"""Seconds of work in a queue below which nothing of it is given back: it will be started soon."""
+LEAST_S = 0.4
 """Seconds of work below which two farmers do not share with others; many share less finely (`least_worth_s`)."""
 ENTRIES_PER_S = 50.0
 """Most entries that all farmers together add to a log in a second while there is enough to take."""
@@ -33,6 +33,10 @@ TAILS_PER_LOOK = 64
 """The same of all idle farmers together."""
 LOOKS_PER_S = 2.0
 """Looks at the log of all farmers together in a second, while all have enough to do."""
+ENDING_LOOKS_PER_S = 32.0
+"""The same at the end, of those that have something to give."""
+LEAST_LOOK_S = 0.25
+"""Least seconds between two looks at the log of a farmer that has something to do."""
 MOST_LOOK_S = 2.0
 """Most seconds between two looks at the log: so long a farmer may not notice what people say."""
 PATIENT_LOOKS = 6
@@ -90,37 +94,48 @@ def typical_duration(recent_s: Collection[float]) -> float:
 
 
 def take_size(
-    *, slots: int, free: int, queued: int, rate: float, ready: int, all_slots: int, farmers: int, chance: float = 0.0
+    *,
+    slots: int,
+    free: int,
+    queued: int,
+    rate: float,
+    ready: int,
+    all_slots: int,
+    farmers: int,
+    takes: int,
+    chance: float = 0.0,
 ) -> int:
     """Return how many tasks to take now; 0: what is queued will do.
 
     `rate` is the tasks that this farmer ends in a second (0: not known yet), `ready` what nobody has, `all_slots` and
-    `farmers` of the living, this one included. It takes when what is queued lasts for a moment only: of very short
-    tasks, by `chance` in [0, 1), at another moment than others that began with it, or all would want the same number.
-    Towards the end it takes no more than half of its share of what remains (three quarters of very short tasks), so
-    that all of them empty together; but never less than its empty slots can start, or than is worth an entry of the
-    log. Numbers are rounded down: of tasks that are longer than what it takes ahead none waits in a queue while a slot
-    of another is empty.
+    `farmers` of the living, this one included; `takes`: how often it took before, since its rate was known. It takes
+    when what is queued lasts for a moment only: of very short tasks, by `chance` in [0, 1), at another moment than
+    others that began with it, or all would want the same number. Towards the end it takes no more than half of its
+    share of what remains (three quarters of very short tasks), so that all of them empty together; but never less than
+    its empty slots can start, or than is worth an entry of the log. Numbers are rounded down: of tasks that are longer
+    than what it takes ahead none waits in a queue while a slot of another is empty.
     """
-    ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers)
+    ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers, takes=takes)
     want = max(free, int(rate * ahead_s))
     part = 1.0 if farmers <= 1 else 0.5 + 0.25 * _shortness(slots, rate)
     share = int(ready * slots / all_slots * part)
     if queued > max(free - 1, rate * low_s(ahead_s, farmers, chance if share > want else 0.0)):
         return 0
-    least = max(free - queued, int(rate * least_worth_s(farmers)), min(LEAST_TASKS, int(rate)))
+    least = max(free - queued, int(rate * least_worth_s(farmers)))
     return max(0, min(want - queued, max(share, least), ready))
 
 
-def work_ahead_s(*, slots: int, rate: float, farmers: int) -> float:
+def work_ahead_s(*, slots: int, rate: float, farmers: int, takes: int) -> float:
     """Return the seconds of work that a farmer takes at once, of which its `slots` end `rate` tasks in a second.
 
-    Of very short tasks as many as keep the operations on the directory far below one in a hundred tasks.
+    Of very short tasks as many as keep the operations on the directory far below one in a hundred tasks; but no more
+    than usual at first, and then four times as many after each of `takes`: others that were started with it come a
+    second later, and who had taken a list of a thousand by then would be done with it long after them.
     """
     ahead_s = max(AHEAD_S, farmers / ENTRIES_PER_S)
     if not rate:
         return ahead_s
-    worth_s = min(FAR_S, WORTH_TASKS / rate)
+    worth_s = min(FAR_S, WORTH_TASKS / rate, AHEAD_S * 4.0 ** min(takes, 9))
     return max(ahead_s, worth_s * _shortness(slots, rate))
 
 
@@ -170,9 +185,9 @@ def give_back(
     `holders` of the living `farmers` have more than they can run, this one included. What will be started soon is not
     worth an entry (which costs another one to take it). Of many holders as many give, by `chance` in [0, 1), as are
     wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter. Of a long
-    queue they give as large a part as the empty slots are of `all_slots`.
+    queue they give as large a part as the empty slots are of `all_slots`, the empty ones and the holders' together.
     """
-    least_s = max(0.5, least_worth_s(farmers))
+    least_s = max(GIVING_S, least_worth_s(farmers))
     if wanted <= 0 or queued == 0 or (rate > 0 and queued / rate < least_s) or chance * holders >= 2 * wanted:
         return 0
     each = min(math.ceil(2 * wanted / max(1, min(holders, 2 * wanted))), wanted)
@@ -192,10 +207,13 @@ def idle_pause(looks: int, farmers: int) -> float:
 
 
 def look_every_s(*, farmers: int, ahead_s: float, left_s: float) -> float:
-    """Return how often a farmer looks at the log that has work for `ahead_s` seconds; 1 to MOST_LOOK_S seconds.
+    """Return how often a farmer looks at the log that has work for `ahead_s` seconds; at most MOST_LOOK_S seconds.
 
-    What nobody has is enough for all for `left_s` seconds: so long nobody needs what this one could give back.
+    What nobody has is enough for all for `left_s` seconds: so long nobody needs what this one could give back. When
+    that is over it looks more often while it has something to give: several times before it has none.
     """
+    if left_s < 1.0 and ahead_s > GIVING_S:
+        return min(1.0, max(LEAST_LOOK_S, ahead_s / 8, farmers / ENDING_LOOKS_PER_S))
     return max(1.0, min(MOST_LOOK_S, farmers / LOOKS_PER_S, ahead_s / 2, left_s / 2))
 
 
