@@ -108,7 +108,7 @@ def test_who_is_fast_takes_work_for_a_second_or_two() -> None:
 
 def taken_one_after_the_other(loop: Loop, times: int) -> list[int]:
     """Return how much a farmer takes each time, of tasks of 4 ms."""
-    sizes = []
+    sizes: list[int] = []
     now = 0.0
     while len(sizes) < times:
         if taken := len(loop.take()):

@@ -349,6 +349,23 @@ def test_who_died_is_not_waited_for(farm: HandMade) -> None:
     assert (end.others, end.shared) == (0, True)
 
 
+def test_who_was_taken_for_dead_does_not_wait_for_those_that_left_since(farm: HandMade) -> None:
+    a, b = farm.join(guardian=1), farm.join(guardian=2)
+    a.bury()
+    end = parting(look(farm), a.id)
+    assert end.words(LEFT) == "this farmer leaves; another one is still at work"
+    b.leave()
+    end = parting(look(farm), a.id)
+    assert end.words(DONE) == "this farmer was taken for dead: the farm is done, all tasks have finished"
+
+
+def test_that_too_many_failed_is_said_once(lone: Farm) -> None:
+    lone.write(*["sleep 0.05; exit 1"] * 60)
+    farmers = [lone.start("-n", "1", "--max-failures", "4", "--lease", "60") for _ in range(2)]
+    for end in [farmer.wait() for farmer in farmers]:
+        assert (end.out + end.err).count("the limit is reached") == 1, end
+
+
 def test_the_last_to_finish_says_so(lone: Farm) -> None:
     lone.write(*["sleep 0.2"] * 10)
     first = lone.start("-n", "1")
@@ -373,14 +390,17 @@ def test_who_waits_for_room_hears_that_the_farm_is_to_stop(lone: Farm) -> None:
     assert len(Ledger.open(lone.workdir).state.farmers) == 1
 
 
-def test_what_ends_a_farmer_is_said_to_who_wants_to_hear_nothing(lone: Farm) -> None:
+@pytest.mark.parametrize("logs", ["files", "packed"])
+def test_what_ends_a_farmer_is_said_to_who_wants_to_hear_nothing(lone: Farm, logs: str) -> None:
+    """Nor does it make anything where the farm was: that would be in the way when the farm comes back."""
     lone.write(*["sleep 0.2"] * 200)
-    farmer = lone.start_command(*TASKFARMER, "run", lone.list, "-n", "1", "--quiet")
+    farmer = lone.start_command(*TASKFARMER, "run", lone.list, "-n", "1", "--quiet", "--logs", logs)
     lone.wait_for_runs(1)
     lone.workdir.rename(lone.path / "away")
     end = farmer.wait()
     assert (end.status, end.out) == (3, ""), end
     assert "taskfarmer: the workdir is gone\n" in end.err
+    assert not lone.workdir.exists()
 
 
 def test_what_was_settled_when_the_farm_was_made_is_said(lone: Farm) -> None:

@@ -305,6 +305,8 @@ class Agreement:
         self._failures_are_new, self._failures = False, state.status.count(FAILED)
         if self._plan.mode == "work" and too_many_failures(rules, self._failures, len(state)):
             self.publish()  # others count them, too
+            if self._plan.mode != "work":
+                return  # what was read with that has stopped it already
             why = f"{plural(self._failures, 'task')} failed, the limit is reached"
             if rules.halt == "now":
                 self._loop.stop(why)

@@ -166,21 +166,19 @@ class Driver:
         return True
 
     def _make_directories(self) -> None:
-        """Make what somebody removed, or a copy left out because it was empty."""
+        """Make what somebody removed, or a copy left out because it was empty; never what has the farm itself in it.
+
+        That is gone, or elsewhere by now, and an empty one in its place would be taken for it.
+        """
         workdir = self.ledger.workdir
+        if not workdir.is_farm():
+            return
         for parent in (workdir.path, workdir.ledger):
             with suppress(OSError):
-                there = set(self._names_in(str(parent)))
+                there = {*self.disk.names(str(parent)), workdir.ledger.name, workdir.log.name}
                 for directory in workdir.directories():
                     if directory.parent == parent and directory.name not in there:
                         self.disk.mkdir(str(directory))
-
-    def _names_in(self, directory: str) -> list[str]:
-        try:
-            return self.disk.names(directory)
-        except FileNotFoundError:
-            self.disk.mkdir(directory)
-            return []
 
     def _claim(self) -> bool:
         """Join with what other farmers on the host leave to this one; False if that is nothing, and stays so.

@@ -15,11 +15,13 @@ from .standing import at_work, is_dead, run_of
 class Parting:
     """`others`: how many were still there when this farmer left; `shared`: whether it ever had company.
 
-    The loops of one `taskfarmer run` are one farmer here. Whether another that is silent lives is not known.
+    `buried`: others took it for dead before it left. The loops of one `taskfarmer run` are one farmer here. Whether
+    another that is silent lives is not known.
     """
 
     others: int
     shared: bool
+    buried: bool = False
 
     def words(self, counts: Mapping[str, int]) -> str:
         """Return what is to be said, given the tasks by state; nothing for a farmer that was alone."""
@@ -30,10 +32,11 @@ class Parting:
             return f"this farmer leaves; {who} {doing}"
         if not self.shared:
             return ""
+        who = "this farmer was taken for dead" if self.buried else "this farmer was the last one"
         if left:
             tasks = f"{plural(left, 'task')} {'is' if left == 1 else 'are'}"
-            return f"this farmer was the last one: nobody is at work any more, {tasks} left"
-        return "this farmer was the last one: the farm is done, " + _ended(counts)
+            return f"{who}: nobody is at work any more, {tasks} left"
+        return f"{who}: the farm is done, {_ended(counts)}"
 
 
 def _ended(counts: Mapping[str, int]) -> str:
@@ -45,7 +48,8 @@ def _ended(counts: Mapping[str, int]) -> str:
 def parting(ledger: Ledger, id: str) -> Parting:
     """Return how the farmer with that id, which has just left, parts from the farm.
 
-    The order of the log decides who was the last, so that of several that leave at once exactly one is.
+    The order of the log decides who was the last, so that of several that leave at once exactly one is. One that was
+    buried wakes up later than the log says: there is who is there now.
     """
     state = ledger.state
     if id not in state.index:  # it never joined: others had all of its host
@@ -54,9 +58,12 @@ def parting(ledger: Ledger, id: str) -> Parting:
     own = [farmer for farmer in state.farmers if run_of(farmer) == run]
     joined, last = min(farmer.joined for farmer in own), max(farmer.last for farmer in own)
     besides = [farmer for farmer in state.farmers if run_of(farmer) != run]
+    buried = all(farmer.ended == "buried" for farmer in own)
+    after = state.number if buried else last
     return Parting(
-        others=len({run_of(farmer) for farmer in besides if _is_there(farmer, last)}),
+        others=len({run_of(farmer) for farmer in besides if _is_there(farmer, after)}),
         shared=any(farmer.alive or farmer.last > joined for farmer in besides),
+        buried=buried,
     )
 
 
