@@ -225,21 +225,24 @@ def test_who_was_silent_for_a_lease_is_replaced_and_one_result_counts(lone: Farm
     assert not started_on(lone.workdir)
 
 
-def test_one_of_several_loops_is_killed(farm: Farm) -> None:
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_of_several_loops_is_killed(farm: Farm, which: int) -> None:
     total = 2 * farm.farmers
     farm.write(*["until [ -e go ]; do sleep 0.02; done"] * total)
     at_work = farm.start_all("-n", "2", "--loops", "2", "--lease", "20")
     farm.wait_for_runs(total)
     farm.wait_for_farmers(total)
     for farmer in at_work:
-        kill(farmer.loops()[1])
-    # Long before the lease is over the first loops take over what the second ones had.
+        kill(farmer.loops()[which])
+    # Long before the lease is over the other loops take over what these had.
     waiting = {"running": farm.farmers, "toprocess": farm.farmers}
     wait_for(lambda: farm.counts() == waiting, "the tasks of the killed to be free", 12)
     (farm.path / "go").touch()
     ends = [farmer.wait() for farmer in at_work]
     assert [end.status for end in ends] == [0] * farm.farmers, ends
-    assert all("killed by signal 9" in end.err for end in ends)
+    said = "a loop of the farmer was killed by signal 9; its tasks are ended, and will be done by the others"
+    assert all(said in end.err for end in ends), ends
+    assert all(f"{total} finished" in end.out for end in ends), "whichever was killed, the end is told"
     check_contract(farm, total)
     assert farm.counts() == {"finished": total}
 
@@ -423,6 +426,26 @@ def test_a_read_only_workdir_is_refused_and_nothing_is_lost(farm: Farm, disk: Pa
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     assert farm.run("-w", farm.workdir).status == 0
     check_contract(farm, 3)
+
+
+@pytest.mark.parametrize("where", ["workdir", "below/workdir"])
+def test_a_file_system_that_is_away_for_a_while_is_waited_for(farm: Farm, disk: Path, where: str) -> None:
+    """Also one of which the workdir is the top: another stands where it is mounted, with no workdir in it."""
+    total = 30 * farm.farmers
+    farm.workdir = disk / where
+    farm.workdir.parent.mkdir(exist_ok=True)
+    farm.write(*["sleep 0.1"] * total)
+    at_work = farm.start_all("-n", "1", "-w", farm.workdir)
+    farm.wait_for_runs(2)
+    farm.wait_for_farmers()
+    as_root("mount", "-t", "tmpfs", "none", str(disk))
+    time.sleep(2.5)
+    assert all(farmer.process.poll() is None for farmer in at_work)
+    subprocess.run(["umount", "--lazy", disk], check=True)
+    for end in [farmer.wait() for farmer in at_work]:
+        assert end.status == 0, end
+    assert farm.counts() == {"finished": total}
+    check_contract(farm, total)
 
 
 # -- journals that are cut, or damaged ---------------------------------------------------------------------------------

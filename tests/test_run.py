@@ -399,6 +399,7 @@ def test_resume_needs_nothing_but_the_workdir(farm: Farm) -> None:
     check_contract(farm, 2)
     assert farm.log(1, 2) == f"{farm.path}\n2\n"
     assert Ledger.open(farm.workdir).state.config["rules"]["retries"] == 1
+    assert farm.once("resume", farm.list).status == 0, "the list is a name for its workdir, as it is elsewhere"
 
 
 def test_resume_of_what_is_no_farm(lone: Farm) -> None:

@@ -63,13 +63,17 @@ def sourced(script: str) -> list[str]:
     """Return lines of bash that source a script.
 
     If it fails, or is not there, the job ends: what would run without its environment fails later and worse. That is
-    said in the job's output, also if the script itself calls `exit`; an EXIT trap of its own is left to it.
+    said in the job's output, also if the script itself calls `exit`; an EXIT trap of its own is left to it. To the left
+    of `||` the `set -e` of a script would mean nothing; behind it, it would end what comes next.
     """
     word = shlex.quote(script)
     return [
         f'taskfarmer_ends() {{ echo "taskfarmer: "{word}" ended the job with status $?" >&2; }}',
         "trap taskfarmer_ends EXIT",
-        f"source {word} || exit",
+        f"source {word}",
+        "taskfarmer_status=$?",
+        "[ $taskfarmer_status = 0 ] || exit $taskfarmer_status",
+        "set +eu",
         "case $(trap -p EXIT) in *taskfarmer_ends*) trap - EXIT;; esac",
-        "unset -f taskfarmer_ends",
+        "unset -f taskfarmer_ends; unset -v taskfarmer_status",
     ]

@@ -19,6 +19,7 @@ from ..farm.create import Opened, open_or_create
 from ..farm.disk import disk_for
 from ..farm.ledger import Ledger
 from ..farm.options import HEARTBEAT_S, LEASE_S, FarmConfig
+from ..farm.workdir import find_workdir
 from ..tasklists import encoded_tasks, list_digest
 from .audience import audience_for
 from .given import BUILT_IN_DEFAULT, Given, farmer_options
@@ -198,6 +199,7 @@ def resume(ctx: click.Context, /, workdir: Path, **_options: Any) -> None:
     """
     given = Given.of(ctx)
     surroundings = Config.read()
+    workdir = find_workdir(workdir)
 
     def opened() -> tuple[Opened, FarmConfig]:
         ledger = Ledger.open(workdir, disk_for(surroundings.fault))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,11 +19,13 @@ from ..farm.create import Opened, require_writable
 from ..farm.disk import disk_for
 from ..farm.driver import Driver
 from ..farm.farmer import Result
-from ..farm.guardian import LOST, Guardian, Link
+from ..farm.guardian import LOST, SUMS_UP, Guardian, Link
+from ..farm.host import here
 from ..farm.ledger import Ledger
 from ..farm.options import FarmConfig, FarmerOptions
 from ..farm.ports import Reporter
 from ..monitor.parting import Parting, parting
+from ..monitor.standing import loops_of
 from .streams import printed
 
 ALONE_S = 30.0
@@ -64,11 +67,14 @@ class Session:
     def run(self) -> int:
         """Work, and return the exit status."""
         loops = max(1, min(self.loops, self.options.slots))
-        return Guardian(lambda link, place: self._loop(link, place, loops), loops).run()
+        began = time.monotonic()
+        return Guardian(lambda link, place: self._loop(link, place, loops, began), loops).run()
 
-    def _loop(self, link: Link, place: int, loops: int) -> int:
+    def _loop(self, link: Link, place: int, loops: int, began: float) -> int:
         options = replace(self.options, place=place, loops=loops)
         try:
+            if place == SUMS_UP:
+                return self._sum_up(link, began)
             return self._first(link, options) if place == 0 else self._another(link, options)
         except TaskfarmerError as error:
             printed(f"taskfarmer: {error}", sys.stderr)
@@ -84,8 +90,6 @@ class Session:
             return LOST
 
     def _first(self, link: Link, options: FarmerOptions) -> int:
-        import time
-
         began = time.monotonic()
         opened, config = self.open()
         require_writable(opened.ledger.workdir)
@@ -112,6 +116,14 @@ class Session:
         result = farmer.result_of(opened.ledger)
         ending = parting(opened.ledger, driver.id)
         audience.closed(opened.ledger.workdir.path, result, ending, time.monotonic() - began)
+        return self.exit_status(result)
+
+    def _sum_up(self, link: Link, began: float) -> int:
+        """Say what became of the farm, in place of the first loop, which was killed while the others went on."""
+        ledger = Ledger.open(self.workdir, disk_for(self.surroundings.fault))
+        own = loops_of(ledger.state, here(link.guardian))
+        result = farmer.result_of(ledger)
+        self.audience().closed(self.workdir, result, parting(ledger, own[-1].id), time.monotonic() - began)
         return self.exit_status(result)
 
     def _another(self, link: Link, options: FarmerOptions) -> int:

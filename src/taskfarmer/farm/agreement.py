@@ -10,6 +10,7 @@ the log does not know of its journal yet. What to take, to give back and to stop
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -61,6 +62,7 @@ class Agreement:
         self._unsure = False
         self.replaced = False
         """Whether the workdir is gone, or another farm's by now."""
+        self._was_on = self._device()
         self._told = 0.0
         self._looks = 0
         self._next_look = 0.0
@@ -218,7 +220,7 @@ class Agreement:
             self._give_up(str(error))
             return
         except OSError as error:
-            if not self._ledger.workdir.log.is_dir() and self._ledger.workdir.path.parent.is_dir():
+            if not self._ledger.workdir.log.is_dir() and self._device() == self._was_on:
                 self._give_up("the workdir is gone")
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
@@ -226,6 +228,16 @@ class Agreement:
         self.give_back(self._plan.gives_back(chance()))
         if self._plan.lets_go():
             self._say(Report())
+
+    def _device(self) -> int | None:
+        """Return on which file system the workdir is to be found; None: its parent cannot be seen.
+
+        Another one than before: that of the workdir is not mounted now.
+        """
+        try:
+            return os.stat(self._ledger.workdir.path.parent).st_dev
+        except OSError:
+            return None
 
     def _give_up(self, why: str) -> None:
         """There is nothing any more to agree on: what stands where the farm was is not ours to touch."""
@@ -301,14 +313,18 @@ class Agreement:
             self._mind_failures()
 
     def _mind_failures(self) -> None:
-        state, rules = self._ledger.state, self._plan.rules
+        state = self._ledger.state
         self._failures_are_new, self._failures = False, state.status.count(FAILED)
-        if self._plan.mode == "work" and too_many_failures(rules, self._failures, len(state)):
-            self.publish()  # others count them, too
-            if self._plan.mode != "work":
-                return  # what was read with that has stopped it already
+        if not self._fails_too_often():
+            return
+        self.publish()  # others count them, too
+        if self._fails_too_often():  # else what was read with that has stopped it already
             why = f"{plural(self._failures, 'task')} failed, the limit is reached"
-            if rules.halt == "now":
+            if self._plan.rules.halt == "now":
                 self._loop.stop(why)
             else:
                 self._loop.drain(why)
+
+    def _fails_too_often(self) -> bool:
+        plan = self._plan
+        return plan.mode == "work" and too_many_failures(plan.rules, self._failures, len(self._ledger.state))

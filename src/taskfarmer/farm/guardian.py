@@ -28,6 +28,8 @@ DEADLINE = 0.8
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 LOST = 3
 """Exit status when a loop was killed: work is left."""
+SUMS_UP = -1
+"""The place of what is started when all loops have gone and the first, which would have summed up, was killed."""
 
 
 class Link:
@@ -57,7 +59,7 @@ class Link:
 
 
 LoopMain = Callable[[Link, int], int]
-"""What a loop does, given its link and its place (0: the first); returns the exit status."""
+"""What a loop does, given its link and its place (0: the first; `SUMS_UP`); returns the exit status."""
 
 
 @dataclass(slots=True)
@@ -82,11 +84,12 @@ class Guardian:
         self._wanted = loops
         self._loops: list[_Loop] = []
         self._signals: list[int] = []
+        self._has_summed_up = False
         self._last_words: list[str] = []
         """Said when all is over: our stream may be a file of the server that does not answer."""
 
     def run(self) -> int:
-        """Return the exit status of the first loop, which sums up when the others have gone."""
+        """Return the exit status of the first loop, which sums up when the others have gone, or of who does it then."""
         _flush()
         host.become_subreaper()
         wake_r, wake_w = os.pipe()
@@ -96,17 +99,29 @@ class Guardian:
         for number in FORWARDED:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` means what it says
                 signal.signal(number, lambda n, _frame: self._signals.append(n))
-        self._start(0)
         try:
-            while any(not loop.silent for loop in self._loops):
-                self._turn(wake_r)
+            self._watch(0, wake_r)
+            if self._nobody_sums_up():
+                self._watch(SUMS_UP, wake_r)
             host.kill_descendants(reap=self._reap)  # what resisted: it is given time
         finally:
             signal.set_wakeup_fd(-1)
         for text in self._last_words:
             _complain(text)
-        first = self._loops[0].status
-        return LOST if first is None or first < 0 else first
+        status = self._loops[-1 if self._has_summed_up else 0].status
+        return LOST if status is None or status < 0 else status
+
+    def _watch(self, place: int, wake: int) -> None:
+        """Start a loop, and watch it and those that it wants beside it, until all have gone."""
+        self._has_summed_up = place == SUMS_UP
+        self._start(place)
+        while any(not loop.silent for loop in self._loops):
+            self._turn(wake)
+
+    def _nobody_sums_up(self) -> bool:
+        """Whether the first loop was killed, and others went on to their end."""
+        first, *others = self._loops
+        return (first.status is None or first.status < 0) and any(loop.status == 0 for loop in others)
 
     def _turn(self, wake: int) -> None:
         while self._signals:
@@ -168,10 +183,9 @@ class Guardian:
         host.kill_descendants(1.0 if hangs else 20.0, spare=others, reap=self._reap)
         os.close(loop.write_fd)
         if loop.status is not None and loop.status < 0 and not hangs:
-            _complain(
-                f"the farmer was killed by signal {-loop.status}; its tasks are ended,"
-                " and will be done when the farm is resumed"
-            )
+            what = "a loop of the farmer" if others else "the farmer"
+            when = "by the others" if others else "when the farm is resumed"
+            _complain(f"{what} was killed by signal {-loop.status}; its tasks are ended, and will be done {when}")
         first = self._loops[0]
         if not first.silent and all(other.silent for other in self._loops[1:]):
             with suppress(OSError):

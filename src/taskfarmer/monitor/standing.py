@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..core.state import Farmer, State
@@ -33,7 +33,17 @@ def host_of(farmer: Farmer) -> str:
 
 def run_of(farmer: Farmer) -> tuple[object, ...]:
     """Return what the loops of one `taskfarmer run` have in common, and no others: their guardian."""
-    return tuple(farmer.host.get(key) for key in ("host", "boot", "pid_namespace", "guardian", "guardian_start"))
+    return _run(farmer.host)
+
+
+def loops_of(state: State, place: Place) -> list[Farmer]:
+    """Return the loops of the `taskfarmer run` that is, or was, at that place."""
+    run = _run(place.to_json())
+    return [farmer for farmer in state.farmers if run_of(farmer) == run]
+
+
+def _run(place: Mapping[str, object]) -> tuple[object, ...]:
+    return tuple(place.get(key) for key in ("host", "boot", "pid_namespace", "guardian", "guardian_start"))
 
 
 def is_dead(farmer: Farmer) -> bool:

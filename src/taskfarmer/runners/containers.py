@@ -163,8 +163,20 @@ class ContainerRunner(Runner):
         said = try_out(self.client(inside), _RAN)
         if said is not None:
             raise InputError(f"{self.program} cannot run a container of {self.image}: {said}")
+        if self.setup.strip():
+            self._try_setup()
         if self.blocking:
             self._try_warm(self._start(os.getcwd(), None))
+
+    def _try_setup(self) -> None:
+        """Raise InputError for a set-up that takes the place of the shell: each task would have finished without it.
+
+        It may fail, since no task's variables are set.
+        """
+        command = after_setup(self.setup, Command(line=f"echo {_RAN}"), self.shell)
+        inside = Inside(argv_of(command), self.workdir or None, os.getcwd(), (), self.mounts, "")
+        if try_out(self.client(inside), _RAN) == ENDS_WELL:
+            raise InputError(f"setup = {self.setup}: it takes the place of the shell (exec): the tasks would not run")
 
     def _try_warm(self, start: Start) -> None:
         try:
@@ -374,6 +386,9 @@ def assignments(text: str) -> dict[str, str]:
     return found
 
 
+ENDS_WELL = "it ends well without running anything; is that one of the options?"
+
+
 @cache
 def try_out(argv: tuple[str, ...], word: str = "") -> str | None:
     """Run a command once in the life of this process; None if it succeeded and said `word`, else why not."""
@@ -382,7 +397,7 @@ def try_out(argv: tuple[str, ...], word: str = "") -> str | None:
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     if done.returncode == 0:
-        return None if word in done.stdout else "it ends well without running anything; is that one of the options?"
+        return None if word in done.stdout else ENDS_WELL
     said = message(done.stderr + done.stdout)
     return f"{said} (status {done.returncode})" if said else f"status {done.returncode}"
 

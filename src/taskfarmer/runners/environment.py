@@ -57,7 +57,11 @@ class EnvironmentRunner(Runner):
         self.inner = inner_runner(inner, inner_arguments, shell)
 
     def check(self) -> None:
-        """Raise InputError if bash or the script is missing, or, with `once`, if the set-up fails."""
+        """Raise InputError if bash or the script is missing, or, with `once`, if the set-up fails.
+
+        Without, it is tried here as well, but only for one that takes the place of the shell: with `exec` it would be
+        all that runs, and each task would have finished. It may fail, since no task's variables are set.
+        """
         require_program("bash")
         if self.script and not os.path.isfile(self.script[0]):
             raise InputError(f"script {self.script[0]}: no such file")
@@ -65,6 +69,8 @@ class EnvironmentRunner(Runner):
         self.inner.check()
         if self.once:
             self._captured()
+        elif _capture(self._setup()) == _NOTHING:
+            raise InputError(f"the environment cannot be set up: {_NOTHING}")
 
     def prepare(self, job: Job) -> Command:
         """Return the inner command after the set-up, or with what came of it.
@@ -93,7 +99,8 @@ class EnvironmentRunner(Runner):
         if self.modules:
             lines.append(_MODULES.format(modules=shlex.join(self.modules)))
         lines += [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
-        return "".join(f"{line} || exit\n" for line in lines)
+        # Not `LINE || exit`, since there a script's `set -e` means nothing.
+        return "".join(f"{line}\ncase $? in 0) ;; *) exit ;; esac\n" for line in lines)
 
     def _captured(self) -> tuple[Mapping[str, str], tuple[str, ...]]:
         answer = _capture(self._setup())
@@ -115,6 +122,9 @@ fi
 type module >/dev/null && module load {modules}"""
 
 
+_NOTHING = "it ends the shell (exit), or takes its place (exec), instead of returning"
+
+
 @cache
 def _capture(setup: str) -> tuple[dict[str, str], tuple[str, ...]] | str:
     """Run a set-up once in the life of this process; return what it set and what it removed, or why it failed."""
@@ -127,7 +137,7 @@ def _capture(setup: str) -> tuple[dict[str, str], tuple[str, ...]] | str:
         said = errors.strip().splitlines()
         return f"{said[-1] if said else 'it said nothing'} (status {done.returncode})"
     if not answer:
-        return "it ends the shell (exit) instead of returning"
+        return _NOTHING
     pairs = (entry.partition("=")[::2] for entry in answer.split("\0") if entry)
     after = {name: value for name, value in pairs if name not in _OF_THE_SHELL}
     before = {name: value for name, value in os.environ.items() if name not in _OF_THE_SHELL}

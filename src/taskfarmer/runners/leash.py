@@ -17,7 +17,21 @@ from functools import cache
 TIED = """\
 echo "$2" 2>/dev/null >"$1"
 shift 2
-if [ $$ -lt 300 ]; then
+if [ $$ = 1 ]; then
+    exec 3<&0
+    "$@" </dev/null 3<&- &
+    taskfarmer_task=$!
+    for taskfarmer_signal in HUP INT TERM USR1 USR2; do
+        trap "kill -$taskfarmer_signal $taskfarmer_task" $taskfarmer_signal
+    done
+    (read -r nothing; kill -KILL -1) <&3 3<&- >/dev/null 2>&1 &
+    exec 3<&-
+    while :; do
+        wait $taskfarmer_task
+        taskfarmer_status=$?
+        kill -0 $taskfarmer_task 2>/dev/null || exit $taskfarmer_status
+    done
+elif [ $$ -lt 300 ]; then
     exec 3<&0
     ((read -r nothing; kill -KILL $$) <&3 3<&- >/dev/null 2>&1 &)
     exec 3<&-
@@ -30,6 +44,9 @@ its name in a file (the first two words), by which is known that it was started.
 Linux gives out ids below 300 only in a fresh namespace of processes, never again after they have wrapped around. In the
 machine's own namespace, where nothing would end the waiting process with the task, there is no need for it: the task
 belongs to the attempt's process group. The fork is double, so that the task has no child that it does not know.
+
+Without the program's own init (`--no-init`, `--compat` of Apptainer, `--init=false`) nothing in the container can kill
+the first process. So that is the shell then, with the task as its child, to which it hands signals on.
 """
 
 TIED_STEP = """\

@@ -157,6 +157,7 @@ _OURS = {
     "name": "each container has a name of its own",
     "cidfile": "there is one container for each task",
     "rm": "containers are removed when they end",
+    "rmi": "it would remove the image",
 }
 """Options that would change what the runner is built on, and why they cannot be given."""
 _SHORT = {"d": "detach", "i": "interactive", "t": "tty"}

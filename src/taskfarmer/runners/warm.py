@@ -256,12 +256,14 @@ class WarmContainer:
         shutil.rmtree(self._place, ignore_errors=True)
 
 
-_TELLING = ("error", "fatal", "docker: ", "unknown ", "unrecognized ")
+_TELLING = ("error", "fatal", "docker: ", "unknown ", "unrecognized ", "invalid ")
+_USELESS = ("Run '", "See '", "Usage:")
 
 
 def message(said: str) -> str:
     """Return the line of a container program's last words that tells most: the last error, else the last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(_USELESS)] or lines
     errors = [line for line in lines if any(map(line.lower().count, _TELLING))]
     return (errors or lines or [""])[-1]
 

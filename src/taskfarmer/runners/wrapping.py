@@ -89,7 +89,7 @@ def after_setup(setup: str, command: Command, shell: str) -> Command:
         return command
     line = shlex.join(command.argv) if command.argv else command.line
     name = shell if command.argv else command.shell
-    text = f"{_EXIT_TRAP}{{ {setup}\n}} || exit\n{_DONE}{line}"
+    text = f"{_EXIT_TRAP}{setup}\n{_DONE}{line}"
     return replace(command, argv=None, line=text, shell="bash" if name == "bash" else "sh")
 
 
@@ -98,11 +98,13 @@ trap 's=$?; [ -z "${taskfarmer_set_up-}" ] && [ $s = 0 ] || exit $s
 echo "taskfarmer: the set-up ends the shell (exit), so the task was not run" >&2; exit 126' EXIT
 """
 _DONE = """\
+case $? in 0) ;; *) exit ;; esac
 taskfarmer_set_up=1
 case $(trap) in *taskfarmer_set_up*) trap - EXIT ;; esac
 """
-"""A set-up that says `exit 0` would otherwise be a task that succeeded without having run. It may have set a trap of
-its own by then; some shells cannot tell, and for those a variable makes ours do nothing."""
+"""The first line is no `||`, to the left of which `set -e` means nothing. A set-up that says `exit 0` would otherwise
+be a task that succeeded without having run. It may have set a trap of its own by then; some shells cannot tell, and for
+those a variable makes ours do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
