@@ -198,6 +198,29 @@ def test_the_rate_is_that_of_the_last_minute(tmp_path: Path) -> None:
     assert said.left_s == pytest.approx(100.0, rel=0.1)
 
 
+def test_the_rate_of_tasks_so_short_that_only_the_last_second_is_read(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(4000)])
+    farm.now = time.time() - 4
+    a = farm.join()
+    a.take(*range(4000))
+    farm.ledger.state.farmers[0].since = farm.now - 50
+    for task in range(4000):
+        a.run(task, seconds=0.001)
+    farm.ledger.read_tails()
+    assert farm.ledger.state.farmers[0].seen > 2 * (64 << 10), "more than is read"
+    assert summary(farm.ledger).rate_per_s == pytest.approx(1000.0, rel=0.5), "the test itself takes a while"
+
+
+def test_of_a_host_where_all_are_over_those_that_left_and_the_buried_are_told_apart(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path / "w", ["true"] * 4)
+    farmers = [farm.join("north", guardian=number) for number in range(4)]
+    for farmer in farmers[:3]:
+        farmer.leave()
+    farmers[3].bury()
+    hosts = summary(farm.ledger).hosts
+    assert [(host.standing, host.farmers) for host in hosts] == [("left", 3), ("buried", 1)]
+
+
 @pytest.mark.parametrize("after", ["nothing", "report", "another tells", "leave", "bury"])
 def test_the_status_says_that_lines_cannot_be_read_whoever_told_of_them(tmp_path: Path, after: str) -> None:
     farm = HandMade(tmp_path / "w", ["zero", "one"])

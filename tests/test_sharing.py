@@ -357,6 +357,12 @@ def test_slots_that_are_asked_for_are_had(lone: Farm, how: str) -> None:
     check_contract(lone, 4)
 
 
+def test_a_gpu_that_is_named_twice_is_refused(lone: Farm) -> None:
+    lone.write("true")
+    end = lone.run("--gpus", "0,0")
+    assert (end.status, "names one twice" in end.err, end.err.count("\n")) == (2, True, 1)
+
+
 def test_a_gpu_is_promised_to_one_farmer_alone(lone: Farm) -> None:
     lone.write_jsonl(*[{"command": f'echo "$CUDA_VISIBLE_DEVICES" >gpu.$PROC_NUMBER; {UNTIL_GO}', "gpus": 1}] * 4)
     env = {"CUDA_VISIBLE_DEVICES": "0,1"}

@@ -62,7 +62,12 @@ def _until(_ctx: click.Context, _param: click.Parameter, value: str | None) -> f
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(name for name in value.replace(" ", "").split(",") if name)
+    if value is None:
+        return None
+    names = tuple(name for name in value.replace(" ", "").split(",") if name)
+    if len({*names}) < len(names):
+        raise click.BadParameter(f"{value!r} names one twice, which two tasks would use at once")
+    return names
 
 
 BATCH_OPTIONS: list[Callable[[Command], Command]] = [

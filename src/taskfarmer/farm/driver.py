@@ -253,6 +253,7 @@ class Driver:
                 Job(self.plan.look_every_s, self.agreement.look_again),
                 Job(lambda: self.config.heartbeat_s, self._beat),
                 Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
+                Job(lambda: 1.0, self._bury_the_gone),
                 Job(lambda: 1.0, self._sync),
                 Job(self.agreement.publish_every_s, self.agreement.publish_again),
                 Job(lambda: 0.5, self._show),
@@ -485,6 +486,11 @@ class Driver:
         if self._undertaker.is_first():
             self._undertaker.forget_old_entries()
         self.agreement.heed_what_is_new()  # a burial reads what others wrote meanwhile
+
+    def _bury_the_gone(self) -> None:
+        """On this machine one sees who is dead, and takes over at once."""
+        self._undertaker.bury_the_gone()
+        self.agreement.heed_what_is_new()
 
     def _sync(self) -> None:
         try:

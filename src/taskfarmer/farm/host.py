@@ -103,6 +103,20 @@ def loop_is_gone(place: Place) -> bool:
     return same_machine(place) and _is_dead(place.pid, place.start)
 
 
+def guardian_has_only(place: Place, pids: Collection[int]) -> bool:
+    """Whether the guardian of a farmer on this machine has no children but these, so that it has ended all others.
+
+    False also where that cannot be seen. What its loops leave becomes its own: it is their subreaper.
+    """
+    if not same_machine(place) or _is_dead(place.guardian, place.guardian_start):
+        return False
+    try:
+        children = Path(f"/proc/{place.guardian}/task/{place.guardian}/children").read_text()
+    except OSError:
+        return False
+    return {*map(int, children.split())} <= {*pids}
+
+
 def _is_dead(pid: int, start: int) -> bool:
     return start_of(pid) != start or not start
 
@@ -260,7 +274,7 @@ def usable_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return tuple(name for name in named.split(",") if name and name not in ("-1", "NoDevFiles"))
+        return tuple(dict.fromkeys(name for name in named.split(",") if name and name not in ("-1", "NoDevFiles")))
     with suppress(OSError):
         return tuple(sorted(d[6:] for d in os.listdir("/dev") if d.startswith("nvidia") and d[6:].isdigit()))
     return ()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.entries import Body, Bury, News
 from ..core.policy import Silence, to_watch
-from ..core.state import State
+from ..core.state import Farmer, State
 from ..errors import WorkdirError
 from . import host
 from .clock import CLOCK, Clock
 from .disk import Disk
+from .host import Place
 from .ledger import CLI, Ledger
 
 LISTED_S = 300.0
@@ -95,19 +96,33 @@ class Undertaker:
         self._snapshots: dict[int, float] = {}
         self._forgotten = 0
         self._without_loop: dict[str, float] = {}
+        self._places: dict[str, Place | None] = {}
 
     def bury_the_gone(self) -> None:
         """Bury those whose processes are certainly dead: on this machine that can be seen, and at once.
 
-        A guardian that has other loops lives on; it has had time to end all that the dead one left.
+        A guardian that has other loops lives on; it is given time to end all that the dead one left.
         """
-        for farmer in self._ledger.state.alive():
-            place = host.Place.from_json(farmer.host)
+        alive = self._ledger.state.alive()
+        for farmer in alive:
+            place = self._place_of(farmer)
             if farmer.id == self._me or place is None or not host.loop_is_gone(place):
                 continue
             since = self._without_loop.setdefault(farmer.id, self._now())
-            if host.is_gone(place) or self._now() - since >= GUARDIAN_S:
+            if host.is_gone(place) or self._now() - since >= GUARDIAN_S or self._has_been_ended(place, alive):
                 self._bury(farmer.id, "its processes are gone", kill=True)
+
+    def _place_of(self, farmer: Farmer) -> Place | None:
+        """Return where a farmer is, or None if that is not here."""
+        if farmer.id not in self._places:
+            place = Place.from_json(farmer.host)
+            self._places[farmer.id] = place if place is not None and host.same_machine(place) else None
+        return self._places[farmer.id]
+
+    def _has_been_ended(self, place: Place, alive: Iterable[Farmer]) -> bool:
+        """Whether the guardian at that place, which lives, has nothing left but its other loops."""
+        places = filter(None, map(self._place_of, alive))
+        return host.guardian_has_only(place, [other.pid for other in places if not host.loop_is_gone(other)])
 
     def watch(self) -> None:
         """Bury the gone, and, once in a heartbeat, those that were silent for the lease."""

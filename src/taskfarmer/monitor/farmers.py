@@ -22,6 +22,7 @@ from .standing import WORDS, file_time, host_of, natural, run_of, silence_s, sta
 RECENT_S = 60.0
 _AT_LEAST = 20
 _RECENT_BYTES = 64 << 10
+_LEAST_S = 0.1
 _SEARCHED_BYTES = 8 << 20
 """Of journals that are searched for attempts that were lost: 0.2 s."""
 _SEARCHED_ENTRIES = 256
@@ -152,9 +153,14 @@ def _rate(ledger: Ledger, farmer: Farmer) -> float:
     if not ends:
         return 0.0
     now = max(ends[-1], time.time())
-    count = max(sum(end > now - RECENT_S for end in ends), min(_AT_LEAST, len(ends) - (start > 0)))
-    before = ends[-count - 1] if len(ends) > count else farmer.since
-    return count / max(now - before, 1.0)
+    count = max(sum(end > now - RECENT_S for end in ends), min(_AT_LEAST, len(ends)))
+    if count < len(ends):
+        before = ends[-count - 1]
+    elif start:  # there were more before that, which were not read: of very short tasks that is a second or less
+        before, count = ends[0], count - 1
+    else:
+        before = farmer.since
+    return count / max(now - before, _LEAST_S if start else 1.0)
 
 
 def _losses(ledger: Ledger, most_bytes: float) -> dict[str, int | None]:
@@ -194,7 +200,7 @@ def _undertakers(ledger: Ledger) -> dict[str, str]:
 
 
 def hosts_of(farmers: Iterable[FarmerSummary]) -> list[HostSummary]:
-    """Return the farmers by host, and on each by how they stand; those that are over come last, as one group."""
+    """Return the farmers by host, and on each by how they stand; hosts where all are over come last."""
     by_host: dict[str, list[FarmerSummary]] = {}
     for farmer in farmers:
         by_host.setdefault(farmer.host, []).append(farmer)
@@ -209,8 +215,9 @@ def _of_host(host: str, farmers: list[FarmerSummary]) -> Iterator[HostSummary]:
         if group:
             yield _together(host, stands, group, over)
             over = []
-    if over and not any(farmer.until is None for farmer in farmers):
-        yield _together(host, over[-1].standing, over, [])
+    for stands in ("left", "buried") if len(over) == len(farmers) else ():
+        if group := [farmer for farmer in over if farmer.standing == stands]:
+            yield _together(host, stands, group, [])
 
 
 def _together(host: str, stands: str, group: list[FarmerSummary], over: list[FarmerSummary]) -> HostSummary:
