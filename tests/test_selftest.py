@@ -160,6 +160,9 @@ def _refused(done: subprocess.CompletedProcess[str], text: str) -> None:
     ("options", "text"),
     [
         (["--hosts", ","], "names no host"),
+        (["--join", "--hosts", "a"], "--hosts does not go with --join"),
+        (["--join", "--seed", "1"], "--seed does not go with --join"),
+        (["--seconds", "5"], "--seconds is for --chaos"),
         (["--hosts", "a", "--nodes", "2"], "give one"),
         (["--hosts", "srun"], "srun -N4"),
         (["--hosts", "a", "--launcher", "false"], "the worker on a has gone, with status 1"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from ..config import Config
 from ..errors import InputError
@@ -92,6 +93,7 @@ def selftest(directory: Path, joins: bool, label: str, **options: Any) -> int:
     Exit status: 0 fit; 1 not fit; 2 bad usage, or hosts that cannot be reached.
     """
     surroundings = Config.read()
+    _refuse_what_means_nothing(joins=joins, chaos=options["chaos"])
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file", hint="give a directory")
     if not directory.is_dir():
@@ -118,6 +120,23 @@ def selftest(directory: Path, joins: bool, label: str, **options: Any) -> int:
             audience.checked(check)
     audience.closed(suite, conductor.left)
     return 0 if suite.fit else NOT_FIT
+
+
+_OF_CHAOS = ("seconds", "tasks", "farmers", "seed", "lease")
+_OF_WHO_LEADS = ("hosts", "launcher", "nodes", "chaos", "keep", "as_json", *_OF_CHAOS)
+
+
+def _refuse_what_means_nothing(*, joins: bool, chaos: bool) -> None:
+    context = click.get_current_context()
+    option = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+
+    def given(names: tuple[str, ...]) -> list[str]:
+        return [option[name] for name in names if context.get_parameter_source(name) != ParameterSource.DEFAULT]
+
+    if joins and (extra := given(_OF_WHO_LEADS)):
+        raise click.UsageError(f"{extra[0]} does not go with --join: say it where the self-test is started")
+    if not (joins or chaos) and (extra := given(_OF_CHAOS)):
+        raise click.UsageError(f"{extra[0]} is for --chaos: say that, too")
 
 
 def _interrupted(_number: int, _frame: object) -> NoReturn:
