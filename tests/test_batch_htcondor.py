@@ -528,6 +528,14 @@ def polled(jobs: Collection[str], *answers: str | tuple[int, str, str]) -> tuple
 
 @pytest.mark.parametrize(("ad", "state", "reason"), [
     ({"JobStatus": 1}, JobState.QUEUED, ""),
+    ({"JobStatus": 1, "LastRejMatchReason": "no match found ", "LastRejMatchTime": 9}, JobState.QUEUED,
+     "no match found, never so far"),
+    ({"JobStatus": 1, "LastRejMatchReason": "no match found", "LastRejMatchTime": 9, "LastMatchTime": 8,
+      "NumJobMatches": 1}, JobState.QUEUED, "no match found"),
+    ({"JobStatus": 1, "LastRejMatchReason": "no match found", "LastRejMatchTime": 8, "LastMatchTime": 9,
+      "NumJobMatches": 1}, JobState.QUEUED, ""),
+    ({"JobStatus": 1, "LastRejMatchTime": 9}, JobState.QUEUED, "no match, never so far"),
+    ({"JobStatus": 1, "LastRejMatchReason": "no match found", "LastRejMatchTime": "x"}, JobState.QUEUED, ""),
     ({"JobStatus": 2, "RemoteHost": "slot1_1@node"}, JobState.RUNNING, ""),
     ({"JobStatus": 3, "RemoveReason": "via condor_rm (by user me)"}, JobState.LOST, "via condor_rm (by user me)"),
     ({"JobStatus": 3, "RemoteHost": "slot1@node", "RemoveReason": "x"}, JobState.RUNNING, "is being removed: x"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from taskfarmer.batch import GONE, JobId, JobState, JobStatus, Limits, Needs, NoAnswer, Refused, Steps, at_once
+from taskfarmer.batch import GONE, JobId, JobState, JobStatus, Limits, Needs, NoAnswer, Refused, Steps, Unsure, at_once
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob, Trouble
 from taskfarmer.batch.script import REVOKED
 from taskfarmer.core.model import Task
@@ -367,6 +368,43 @@ def test_what_is_refused_for_good_ends_the_farmer(world: World) -> None:
     assert error.value.retryable
 
 
+SILENT = Unsure("sbatch ended well without a job id; it said: Job 7 to start at noon", ended_well=True)
+
+
+def test_a_command_that_ends_well_and_submits_nothing_ends_the_farmer_at_the_second_time(world: World) -> None:
+    world.system.misbehave("submit", SILENT, times=99)
+    world.executor.start(launch(0))
+    world.executor.start(launch(1, task=Task(text="x", cpus=4)))
+    ends = world.turns(200)
+    assert sorted((end.id, end.reason) for end in ends) == [(0, "nostart"), (1, "nostart")]
+    assert re.fullmatch("fake refuses the jobs: .* twice, .* Job 7 to start at noon .*", world.executor.trouble)
+    assert any("Job 7 to start at noon" in said and "once more" in said for said in world.said)
+    assert world.system.asked["submit"] == 3  # the second task was a second time already
+    assert not world.system.jobs
+
+
+def test_one_answer_that_goes_astray_ends_no_farmer(world: World) -> None:
+    world.system.misbehave("submit", SILENT)
+    world.executor.start(launch(0))
+    assert not world.turns(60)
+    assert not world.executor.trouble
+    assert world.ran == {0: 1}
+
+
+def test_a_farmer_knows_of_the_first_time_from_the_workdir(world: World) -> None:
+    """Each of them is killed while nobody knows."""
+    world.system.misbehave("submit", SILENT, times=99)
+    attempt = 0
+    while not world.executor.trouble and attempt < 9:
+        attempt += 1
+        world.executor = world.farmer()
+        world.executor.start(launch(0, attempt))
+        world.turns(14)
+    assert "Job 7 to start at noon" in world.executor.trouble
+    assert world.system.asked["submit"] == 2
+    assert not world.system.jobs
+
+
 @pytest.mark.parametrize("trouble", [UNSURE_AND_SUBMITTED, UNSURE_AND_NOT])
 def test_nobody_knows_whether_it_was_submitted(world: World, trouble: str) -> None:
     world.system.misbehave("submit", trouble)
@@ -710,7 +748,8 @@ def test_a_farmer_that_saw_what_was_withdrawn_does_not_wait_for_it(world: World)
 
     world.executor._submissions.request = seen  # type: ignore[assignment, method-assign]
     world.turns(1.5)
-    assert not list(world.workdir.jobs.iterdir())
+    assert not list(world.workdir.jobs.glob("tf*"))
+    assert world.executor._submissions.obstacle() == "fake takes no jobs now (busy); it is asked again"
     other._left.look_again()
     assert not other.holds(launch(0, attempt=2))
 

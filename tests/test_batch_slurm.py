@@ -490,6 +490,7 @@ def test_settings_are_not_changed() -> None:
         ({"native": ["--version"]}, "--version"),
         ({"native": ["--usage"]}, "--usage"),
         ({"native": ["-h"]}, "-h"),
+        ({"native": [":", "-n1"]}, "several jobs"),
     ],
 )
 def test_what_would_take_jobs_out_of_sight_is_refused(needs: dict[str, Any], word: str) -> None:
@@ -793,9 +794,10 @@ def test_what_no_node_can_have_was_never_in_the_queue() -> None:
     assert find("", (0, f"7_1|FAILED|None assigned|{NAME}||/d\n", "")) == {}
     assert find(f"7|FAILED|n1|{NAME}|(null)|/d|\n") == {1: "7"}
     assert find(f"7|CANCELLED|n/a|{NAME}|(null)|/d|\n") == {1: "7"}
-    assert one("FAILED|1|BadConstraints|n/a") == JobStatus(JobState.LOST, None, "BadConstraints")
+    less = "ask for less (CPUs, nodes, memory, GPUs, time), or for another partition"
+    assert one("FAILED|1|BadConstraints|n/a") == JobStatus(JobState.LOST, None, "BadConstraints", remedy=less)
     said = poll(["7"], "", "7|FAILED|1:0|None assigned\n")
-    assert said["7"] == JobStatus(JobState.LOST, None, "FAILED before it began")
+    assert said["7"] == JobStatus(JobState.LOST, None, "FAILED before it began", remedy=less)
 
 
 def test_another_name_that_holds_it_is_another() -> None:

@@ -182,6 +182,22 @@ def test_what_is_refused_for_good_is_said_in_slurm_s_words(jobs: Farm, option: t
     assert not ran(jobs)
 
 
+@pytest.mark.long
+def test_a_command_that_ends_well_and_submits_nothing_is_refused_in_its_last_words(jobs: Farm, faults: Faults) -> None:
+    write(jobs, "true", "true", "true")
+    faults.lay("sbatch", *["exit 0 sbatch: Job 7 to start at noon"] * 4)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: faults.calls()["sbatch"] == 1, "the first submission")
+    die(farmer)
+    done = jobs.start(*JOBS).wait(120)
+    assert done.status == 3, done
+    assert (done.out + done.err).count("Slurm refuses the jobs: nothing came to the queue, twice") == 1, done
+    assert "it said: sbatch: Job 7 to start at noon" in done.out + done.err
+    assert faults.calls()["sbatch"] in (2, 3)  # 3: killed before the first answer was written down
+    faults.lift()
+    once_each(jobs, jobs.start(*JOBS).wait(120), 3)
+
+
 def test_tasks_that_no_node_can_have_do_not_end_the_jobs_of_others(slurm: Slurm, jobs: Farm) -> None:
     """Slurm refuses some of those at once, and lets others wait for ever. spec: workflow 6.9.114"""
     tasks: list[dict[str, object]] = [{"command": f"echo {n} >>ran; sleep 5"} for n in range(3)]

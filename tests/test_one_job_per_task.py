@@ -114,6 +114,10 @@ def test_jobs_that_wait_in_the_queue_do_not_seem_to_run(jobs: Farm) -> None:
     assert "2 of those that run wait in the queue of their batch system" in jobs.once("status", jobs.workdir).out
     rows = jobs.once("tasks", jobs.workdir, "--running", "--json").json()["tasks"]
     assert {row["id"] for row in rows if row["queued"]} == queued
+    words = [line.split()[:2] for line in jobs.once("tasks", jobs.workdir).out.splitlines()[1:]]
+    assert {int(id) for id, word in words if word == "queued"} == queued
+    assert {int(id) for id, word in words if word == "running"} == set(range(6)) - queued
+    assert {row["state"] for row in jobs.once("tasks", jobs.workdir, "--json").json()["tasks"]} == {"running"}
     assert all(row["job"].startswith("local ") for row in rows)
     waits = min(queued)
     assert "its job waits in the queue" in jobs.once("show", jobs.workdir, str(waits)).out
@@ -131,6 +135,35 @@ def test_jobs_that_wait_in_the_queue_do_not_seem_to_run(jobs: Farm) -> None:
         if task["id"] in queued:
             assert attempt["start"] >= released
     assert not list(jobs.workdir.glob("jobs/*/results/*.start"))
+
+
+FEW = """
+from dataclasses import replace
+from taskfarmer.batch.local import Local
+
+class Few(Local):
+    def limits(self):
+        return replace((yield from super().limits()), jobs=2)
+"""
+
+
+def test_why_a_task_has_no_job_yet_is_shown(jobs: Farm) -> None:
+    (jobs.path / "few.py").write_text(FEW)
+    write(jobs, *["while [ ! -e go ]; do sleep 0.1; done"] * 5)
+    farmer = jobs.start("--batch", "few.Few", "--one-job-per-task")
+    why = "local lets its user have 2 jobs at a time; the others wait for an end"
+    wait_for(lambda: f"3 of those that run are not submitted yet: {why}" in jobs.once("status", jobs.workdir).out, why)
+    status = jobs.once("status", jobs.workdir, "--json").json()
+    assert (status["unsubmitted"], status["unsubmitted_why"], status["tasks"]["running"]) == (3, why, 5)
+    waits = [line.split()[0] for line in jobs.once("tasks", jobs.workdir).out.splitlines() if " waits " in line]
+    assert len(waits) == 3
+    assert f"it is not submitted yet: {why}; farmer" in jobs.once("why", jobs.workdir, waits[0]).out
+    (jobs.path / "go").touch()
+    done = farmer.wait()
+    assert (done.status, (done.out + done.err).count(why)) == (0, 1)
+    assert ran(jobs) == dict.fromkeys(range(5), 1)
+    assert not (jobs.workdir / "jobs/obstacle").exists()
+    assert jobs.once("status", jobs.workdir, "--json").json()["unsubmitted"] == 0
 
 
 def test_told_to_stop_it_cancels_its_jobs(jobs: Farm) -> None:

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from taskfarmer.batch import (
+    BatchSystem,
     Call,
     JobId,
     JobState,
+    JobStatus,
     Limits,
     Needs,
     NoAnswer,
@@ -28,16 +30,20 @@ from taskfarmer.batch import (
     Refused,
     Steps,
     Submission,
+    Unsure,
     at_once,
     system_class,
 )
 from taskfarmer.batch.calls import Answer
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
+from taskfarmer.batch.gridengine import GridEngine
+from taskfarmer.batch.htcondor import HTCondor
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
+from taskfarmer.batch.lsf import Lsf
 from taskfarmer.batch.pbs import Pbs
 from taskfarmer.batch.script import UNSEEN
 from taskfarmer.batch.slurm import Slurm
-from taskfarmer.cli.keep import Signals, Succession, be_keeper
+from taskfarmer.cli.keep import Signals, Succession, be_keeper, submit_keeper
 from taskfarmer.core.entries import Stop
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError, Stopped
@@ -50,7 +56,7 @@ from taskfarmer.farm.recall import recall
 from taskfarmer.farm.submissions import fresh_name
 from taskfarmer.farm.turns import LEASE_S, Turns
 from taskfarmer.farm.workdir import Workdir
-from taskfarmer.monitor.pilots import pilots_of
+from taskfarmer.monitor.pilots import pilots_of, queue_lines
 from tests.farms import Farm, counts_of, wait_for
 from tests.ledgers import HandMade
 from tests.test_look_commands import call, said
@@ -549,6 +555,212 @@ def test_who_only_looks_does_not_write_off_what_is_unknown_to_its_cluster(world:
     assert len(world.pilots().look().live()) == 2
 
 
+# -- commands that end well and submit nothing -------------------------------------------------------------------------
+
+SILENT = Unsure("sbatch ended well without a job id; it said: Job 7 to start at noon", ended_well=True)
+
+
+class Silent(Slow):
+    """A system whose command ends with status 0 and submits nothing."""
+
+    def submit(self, submission: Submission) -> Steps[Outcome]:
+        """Call it."""
+        self.asked["submit"] += 1
+        answer = yield Call(argv=("slow-submit",))
+        return Unsure(answer.trouble)
+
+
+def _refused(world: World) -> list[tuple[bool, bool]]:
+    """Return what was refused: whether it may be tried again, and whether the command had ended well."""
+    outcomes = [request.outcome for request in world.pilots().requests()]
+    return [(outcome.again, outcome.ended_well) for outcome in outcomes if isinstance(outcome, Refused)]
+
+
+def test_a_command_that_ends_well_and_submits_nothing_is_a_refusal_at_the_second_time(world: World) -> None:
+    world.fake.misbehave("submit", SILENT, times=99)
+    keeper = world.keeper(2)
+    assert keeper.round().notes == (f"not known whether it was submitted: {SILENT.why}",)
+    with pytest.raises(InputError, match=r"fake refuses the pilots: nothing came .* twice, .*: Job 7 to start at noon"):
+        _rounds(world, keeper)
+    assert world.fake.asked["submit"] == 2
+    assert _refused(world) == [(True, True), (False, True)]
+
+
+def _rounds(world: World, keeper: Keeper, count: int = 100) -> list[str]:
+    """Do rounds, and return what they said."""
+    notes: list[str] = []
+    for _ in range(count):
+        world.now += 5
+        notes += keeper.round().notes
+    return notes
+
+
+def test_one_answer_that_went_astray_ends_nothing(world: World) -> None:
+    world.fake.misbehave("submit", SILENT)
+    notes = _rounds(world, world.keeper(2))
+    assert len(world.at_work()) == 2
+    assert notes[-1] == f"refused: nothing came to the queue, and {SILENT.why}"
+    assert world.fake.asked["submit"] == 2
+
+
+def test_a_keeper_that_had_pilots_goes_on_and_says_why_there_are_no_more(world: World) -> None:
+    keeper = world.keeper(2)
+    keeper.round()
+    world.fake.misbehave("submit", SILENT, times=4)
+    world.fake.lose(JobId("1.1"))
+    notes = _rounds(world, keeper)
+    assert len(world.at_work()) == 2
+    assert [note.partition(",")[0] for note in notes if note.startswith("refused")] == [
+        "refused: nothing came to the queue"
+    ] * 4
+    assert world.fake.asked["submit"] == 1 + 4 + 1
+
+
+def test_so_it_is_with_a_keeper_that_goes_on_where_another_was_killed(world: World) -> None:
+    keeper = world.keeper(2)
+    keeper.round()
+    keeper.pilots.turns.leave()
+    world.fake.misbehave("submit", SILENT, times=6)
+    world.fake.lose(JobId("1.1"))
+    world.now += 5
+    other = world.keeper(2, plan=Plan(batch="fake", needs=Needs(native=("--other",))))
+    with pytest.raises(InputError, match="Job 7 to start at noon"):  # it never worked with these options
+        _rounds(world, other)
+    other.pilots.turns.leave()
+    assert world.fake.asked["submit"] == 3
+    assert sum(note.startswith("refused") for note in _rounds(world, world.keeper(2))) == 4
+    assert len(world.at_work()) == 2
+
+
+def test_who_is_killed_at_each_step_learns_of_the_refusal_from_the_workdir(world: World) -> None:
+    world.fake.misbehave("submit", SILENT, times=99)
+
+    def keepers_of_one_round() -> None:
+        for _ in range(99):
+            world.now += 5
+            keeper = world.keeper(2)
+            keeper.round()
+            keeper.pilots.turns.leave()
+
+    with pytest.raises(InputError, match="Job 7 to start at noon"):
+        keepers_of_one_round()
+    assert world.fake.asked["submit"] == 2
+
+
+def test_rounds_of_cron_learn_of_the_refusal_from_the_workdir(world: World) -> None:
+    world.fake.misbehave("submit", SILENT, times=99)
+    assert SILENT.why in _once(world).notes[0]
+    assert SILENT.why in _once(world).notes[0]
+    with pytest.raises(InputError, match="Job 7 to start at noon"):
+        _once(world)
+    assert world.fake.asked["submit"] == 2
+
+
+def test_jobs_that_keep_pilots_are_refused_likewise(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    keep = Keep(plan=PLAN, number=2)
+    world.fake.misbehave("submit", SILENT, times=4)
+    for _ in range(2):
+        request, _ = submit_keeper(world.pilots(), keep, "/", world.fake)
+        assert request.outcome == SILENT
+        world.now += 60
+    with pytest.raises(InputError, match=r"fake refuses the job: nothing .* Job 7 to start at noon"):
+        submit_keeper(world.pilots(), keep, "/", world.fake)
+    assert world.fake.asked["submit"] == 2
+    keeper = world.keeper(2)
+    clock: Any = Clock(30.0)
+    succession = Succession(keeper.pilots, keep, "/", Signals(), clock, first_s=100.0)
+    for _ in range(2):
+        assert not succession.is_there()
+        world.now += 60
+        keeper.pilots.look()  # as each round does
+        succession._trying.until = 0.0
+    assert "the next keeper is refused: nothing came to the queue, twice, and sbatch" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_dead_are_known")
+def test_killed_between_any_two_steps_it_ends_in_a_refusal_all_the_same(tmp_path: Path) -> None:
+    step = 0
+    while True:
+        step += 1
+        (tmp_path / str(step)).mkdir()
+        world = World(tmp_path / str(step), system=Silent())
+        death = Countdown(step)
+        try:
+            world.see_to(2, disk=Disk(death.step), run=death.run)
+            break
+        except Killed:
+            pass
+        for _ in range(6):
+            world.now += submissions.SETTLED_S
+            world.see_to(2, run=lambda call, _environ: Answer.of(call))
+            if (False, True) in _refused(world):
+                break
+        assert _refused(world)[-1] == (False, True), step
+        assert world.fake.asked["submit"] <= 4, step  # of the killed, two in doubt, and one that does not heed that
+    assert step > 8
+
+
+def test_who_tries_once_more_is_refused_at_once(world: World) -> None:
+    world.fake.misbehave("submit", SILENT, times=3)
+    with pytest.raises(InputError):
+        _rounds(world, world.keeper(2))
+    world.pilots().turns.end_all()
+    with pytest.raises(InputError, match="twice"):
+        _rounds(world, world.keeper(2))
+    assert world.fake.asked["submit"] == 3
+    world.pilots().turns.end_all()
+    _rounds(world, world.keeper(2))  # the site has mended it
+    assert len(world.at_work()) == 2
+
+
+@pytest.mark.parametrize("other", [{"native": ("--other",)}, {"settings": {"qos": "debug"}}])
+def test_with_other_options_it_is_a_first_time(world: World, other: dict[str, Any]) -> None:
+    world.fake.misbehave("submit", SILENT, times=2)
+    world.see_to(2)
+    world.now += 60
+    with_others = Plan(batch="fake", needs=Needs(**other))
+    world.see_to(2, with_others)
+    world.now += 60
+    world.see_to(2, with_others)
+    assert _refused(world) == [(True, True), (True, True)]
+    assert len(world.at_work()) == 2
+
+
+def test_between_two_answers_that_went_astray_something_was_submitted(world: World) -> None:
+    for _ in range(2):
+        world.fake.misbehave("submit", SILENT)
+        world.see_to(2)
+        world.now += 60
+        world.see_to(2)
+        world.fake.end(world.pilots().look().live()[0].job)
+        world.now += 60
+    assert _refused(world) == [(True, True), (True, True)]
+
+
+def test_what_ended_well_and_is_late_all_the_same_does_nothing(world: World) -> None:
+    world.fake.misbehave("submit", SILENT, times=2)
+    with pytest.raises(InputError):
+        _rounds(world, world.keeper(2))
+    for request in world.pilots().requests():
+        world.fake._enter(request.submission)
+    assert not world.at_work()
+
+
+@pytest.mark.parametrize("system", [Slurm, Lsf, Pbs, GridEngine, HTCondor])
+@pytest.mark.parametrize(("out", "err"), [("a word\n", ""), ("", "warning: a word\n"), ("\x1b[2Ja\nword", "")])
+def test_every_system_s_last_words_are_kept(
+    world: World, tmp_path: Path, system: type[BatchSystem], out: str, err: str
+) -> None:
+    ours, pilots = system({}), world.pilots(run=lambda command, _environ: Answer.of(command, 0, out, err))
+    submission = Submission(name=fresh_name(), directory=tmp_path / "j", body="true", cwd="/", output=f"{tmp_path}/out")
+    request = pilots.submissions.request("pilots", ours, submission, 0.0)
+    outcome = pilots.ask(ours, pilots.submissions.submit(ours, request)).outcome
+    assert isinstance(outcome, Unsure)
+    assert outcome.ended_well
+    assert re.search(r" ended well without a job id; it said: (warning: |\?\[2J)?a word$", outcome.why)
+    assert pilots.submissions.refreshed(request).outcome == outcome
+
+
 # -- whose turn it is --------------------------------------------------------------------------------------------------
 
 
@@ -640,9 +852,40 @@ def test_a_keeper_says_that_a_pilot_is_held_once(world: World) -> None:
     keeper = world.keeper(2)
     keeper.round()
     world.fake.hold(JobId("1.1"), "quota")
-    assert keeper.round().notes == ("pilot 1.1 is held: quota",)
+    assert keeper.round().notes == ("pilot 1.1 is held: quota; release it",)
     assert keeper.round().notes == ()
+    world.fake.jobs[JobId("1.2")].status = JobStatus(JobState.HELD, reason="PartitionConfig", remedy="ask for less")
+    assert keeper.round().notes == ("pilot 1.2 is held: PartitionConfig; ask for less",)
     assert len(world.fake.jobs) == 2
+
+
+def test_a_pilot_that_no_node_can_have_is_lost_and_that_is_said_with_a_remedy(world: World) -> None:
+    keeper = world.keeper(3)
+    keeper.round()
+    never = JobStatus(JobState.LOST, reason="BadConstraints", remedy="ask for less")
+    for job in ("1.1", "1.2"):
+        world.fake.jobs[JobId(job)].status = never
+    world.fake.lose(JobId("1.3"), "NODE_FAIL")
+    said = "lost before it began: BadConstraints; ask for less"
+    assert keeper.round().notes == (f"pilot 1.1 is {said}",)
+    assert keeper.round().notes == ()
+    for _ in range(2):  # from the queue, and from what was written down when all had ended
+        shown = pilots_of(world.farm.ledger, {}, systems=lambda _name: world.fake)
+        troubles = {pilot.job: pilot.trouble for pilot in shown.pilots}
+        assert [troubles[job] for job in ("1.1", "1.2", "1.3")] == [said, said, ""]
+        lines = list(queue_lines(shown))
+        assert "of the pilots that there were: 3 lost (2 BadConstraints; 1 NODE_FAIL)" in lines
+        assert any(line.startswith(f"2 pilots, the last 1.2: {said} ") for line in lines)
+    world.pilots().turns.end_all()
+    assert world.keeper(3).round().notes == ()  # of those from before it is not told
+
+
+def test_ends_that_an_earlier_version_wrote_down_are_read(world: World) -> None:
+    (request,) = world.see_to(1).requests()
+    (request.submission.directory / "ends.json").write_text('{"1": ["lost", null, "TIMEOUT", "n1"]}')
+    world.fake.forget(*world.fake.jobs)
+    (pilot,) = world.pilots().look().pilots
+    assert pilot.status == JobStatus(JobState.LOST, None, "TIMEOUT", "n1")
 
 
 def test_a_keeper_asks_less_often_while_nothing_changes(world: World) -> None:
@@ -897,6 +1140,17 @@ def test_pilots_that_nobody_can_ask_for_do_nothing_when_they_start(world: World)
     done, _ = _recall(world, "drain")
     assert done.problems
     assert not world.at_work()
+
+
+@pytest.mark.parametrize("mode", ["now", "drain", "waiting"])
+def test_farmers_are_told_before_a_system_is_asked_which_may_hang(world: World, mode: Any) -> None:
+    world.see_to(2)
+    before, at_telling = dict(world.fake.asked), []
+    ledger = Ledger.open(world.farm.path)
+    recall(world.pilots(), ledger, mode, lambda: at_telling.append(dict(world.fake.asked)))
+    assert at_telling == [before]
+    assert dict(world.fake.asked) != before
+    assert all(world.pilots().submissions.is_revoked(request) for request in world.pilots().requests())
 
 
 def _full(operation: str, _what: str) -> None:

@@ -141,6 +141,13 @@ def test_stop_empties_the_queue(pool: Farm, condor: HTCondor) -> None:
     assert counts_of(pool.workdir) == {"toprocess": 60}
 
 
+def test_a_pilot_that_no_machine_can_have_says_so_while_it_waits(pool: Farm, condor: HTCondor) -> None:
+    pool.write("true")
+    submit(pool, "--jobs", 1, "--slots", 500)
+    wait_for(lambda: pilots(pool, "queued")[0]["reason"], "the negotiator to have looked", LIMIT_S)
+    assert "no match found, never so far" in call("status", pool.workdir).output
+
+
 def test_refusals_are_shown_in_htcondors_words(pool: Farm, condor: HTCondor) -> None:
     pool.write("true")
     result = call("submit", pool.list, *SMALL, "--jobs", 1, "--", "-append", "request_memory = two of them")

@@ -14,6 +14,7 @@ import pytest
 from taskfarmer.farm import submissions
 from taskfarmer.farm.ledger import Ledger
 from tests.farms import TASKFARMER, Farm, counts_of, wait_for
+from tests.faults import Faults
 from tests.test_look_commands import call, said
 from tests.testbed.fixtures import slurm_with
 from tests.testbed.slurm import Settings, Slurm
@@ -223,6 +224,45 @@ def test_refusals_are_shown_in_slurms_words(cluster: Farm, slurm: Slurm) -> None
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
         assert why in result.stderr
     assert not slurm.queue()
+
+
+@pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])
+def test_a_command_that_ends_well_and_submits_nothing_is_refused_in_its_last_words(
+    cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, number: tuple[str, int]
+) -> None:
+    monkeypatch.setattr(submissions, "UNSURE_S", 1.0)
+    faults = Faults(cluster.path / "faults", ["sbatch"], cluster.env["PATH"])
+    monkeypatch.setenv("PATH", f"{faults.directory}:{cluster.env['PATH']}")
+    cluster.write(*["true"] * 4)
+    faults.lay("sbatch", *["exit 0 sbatch: Job 7 to start at noon"] * 3)
+    result = call("submit", cluster.list, "--batch", "slurm", *number)
+    assert result.exit_code == 2, result.output
+    last = result.stderr.splitlines()[-1]
+    assert "sbatch ended well without a job id; it said: sbatch: Job 7 to start at noon" in last
+    assert "leave out the option" in last
+    assert faults.calls()["sbatch"] == 2
+    assert call("submit", cluster.list, "--batch", "slurm", *number).exit_code == 2
+    assert faults.calls()["sbatch"] == 3  # it knew of the others
+    assert not pilots(cluster)
+    assert not slurm.queue()
+    submit(cluster, "--jobs", 2)
+    all_finished(cluster, 4)
+
+
+def test_an_answer_that_went_astray_is_not_the_end(
+    cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first command is heard and its answer lost, the second does nothing."""
+    monkeypatch.setattr(submissions, "UNSURE_S", 1.0)
+    faults = Faults(cluster.path / "faults", ["sbatch"], cluster.env["PATH"])
+    monkeypatch.setenv("PATH", f"{faults.directory}:{cluster.env['PATH']}")
+    cluster.write(*["sleep 60"] * 4)
+    faults.lay("sbatch", "partial", "empty")
+    submit(cluster, "--jobs", 2)
+    assert len(slurm.queue()) == 2
+    submit(cluster, "--jobs", 4)
+    assert len(slurm.queue()) == 4
+    assert faults.met() == {"sbatch partial": 1, "sbatch empty": 1}
 
 
 @pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])

@@ -29,12 +29,12 @@ from .base import (
     Submitted,
     Unsure,
 )
-from .calls import Answer, Call, Steps, at_once, carry_out
+from .calls import Answer, Call, Steps, about_jobs, at_once, carry_out
 
 __all__ = [
     "AUTO", "GONE", "SYSTEMS", "Answer", "BatchSystem", "Call", "JobId", "JobState", "JobStatus", "Limits", "Needs",
-    "NoAnswer", "Outcome", "Refused", "Steps", "Submission", "Submitted", "Unsure", "at_once", "carry_out", "choose",
-    "system_class",
+    "NoAnswer", "Outcome", "Refused", "Steps", "Submission", "Submitted", "Unsure", "about_jobs", "at_once",
+    "carry_out", "choose", "system_class",
 ]  # fmt: skip
 
 SYSTEMS = {

@@ -54,7 +54,8 @@ class JobStatus:
     """What a system says about a job. `exit_status`: 0..255, or minus the signal that ended its script; None: not said.
 
     `reason` is the system's own word for it, or why it waits; `host` where it runs or ran, as far as was said.
-    `remedy`: what to do about a held job that nobody can release; empty: to release it is what there is to do.
+    `remedy`: what to do about a held job that nobody can release, or a lost one that no node can have; empty: to
+    release it is what there is to do.
     """
 
     state: JobState
@@ -129,17 +130,26 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was submitted. `why`: in the system's own words; `again`: later it may be (limits, a busy system)."""
+    """Nothing was submitted. `why`: in the system's own words; `again`: later it may be (limits, a busy system).
+
+    `ended_well`: the command said nothing of that, see `Unsure`.
+    """
 
     why: str
     again: bool = False
+    ended_well: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """Nobody knows whether it was submitted: a time-out, an answer that cannot be read. `find` tells, in a while."""
+    """Nobody knows whether it was submitted: a time-out, an answer that cannot be read. `find` tells, in a while.
+
+    `ended_well`: the command ended with status 0, without an id of a job. Whoever submits sees to that
+    (`farm.submissions`); a system need not.
+    """
 
     why: str
+    ended_well: bool = False
 
 
 Outcome = Submitted | Refused | Unsure

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
@@ -24,14 +25,21 @@ _T = TypeVar("_T")
 
 LIMIT_S = 60.0
 """How long a command may take; schedulers under load take their time, and some retry for a minute by themselves."""
+MOST_BYTES = 16 << 20
+"""What a command may print: some print without end. That is far more than one says that submits or cancels."""
+QUEUE_BYTES = 1 << 30
+"""The same where it tells of jobs; PBS has 2 KB to say of each, and there may be 100,000. It stands in a file."""
 HUNG = 124
 MISSING = 127
 _BLOCK = 1 << 18
+_WORDS = 300
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A command to run: `argv[0]` is looked for on the PATH. `cwd` None: anywhere. `limit_s` seconds at most.
+    """A command to run: `argv[0]` is looked for on the PATH. `cwd` None: anywhere. `limit_s` seconds at most,
+    in which it may print `most_bytes` on both streams together.
 
     `environ`: all that it gets of the environment; None: all that there is.
     """
@@ -41,6 +49,7 @@ class Call:
     cwd: str | None = None
     limit_s: float = LIMIT_S
     environ: Mapping[str, str] | None = None
+    most_bytes: int = MOST_BYTES
 
     @property
     def program(self) -> str:
@@ -48,8 +57,15 @@ class Call:
         return os.path.basename(self.argv[0])
 
 
+def about_jobs(*argv: str) -> Call:
+    """Return a call of a command that tells of jobs, of which there may be many."""
+    return Call(argv=argv, most_bytes=QUEUE_BYTES)
+
+
 class Answer:
     """What a command said: its exit status (124: it hung and was killed; 127: it is not there) and both streams.
+
+    What printed too much was killed as well, and nothing of it is kept.
 
     Output is kept in a file, so that an answer about 100,000 jobs can be read line by line.
     """
@@ -127,6 +143,13 @@ class Answer:
         how = f"was killed by signal {-self.status}" if self.status < 0 else f"ended with status {self.status}"
         return f"{self.call.program} {how}: {said}" if said else f"{self.call.program} {how}"
 
+    @property
+    def last_words(self) -> str:
+        """The end of all that it said, in one line; empty if it said nothing."""
+        words = " ".join(f"{self.text} {self.err}".split())
+        plain = "".join(letter if letter.isprintable() else "?" for letter in words)
+        return plain if len(plain) <= _WORDS else f"... {plain[-_WORDS:]}"
+
 
 Steps = Generator[Call, Answer, _T]
 """What a method of a batch system returns: it asks for calls, and ends with a value."""
@@ -174,24 +197,33 @@ class Running:
         self.pid = self._process.pid
 
     def answer(self, timeout_s: float = 0.0) -> Answer | None:
-        """Return the answer if the command ends within so many seconds, else None."""
+        """Return the answer if the command ends within so many seconds, else None. One that has printed too much by
+        then is ended.
+        """
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            return None
-        return self._answer(status)
-
-    @property
-    def printed(self) -> int:
-        """How many bytes it has printed by now."""
-        return sum(os.fstat(file.fileno()).st_size for file in (self._out, self._err))
+            return self._flooded() if self._floods() else None
+        return self._flooded() if self._floods() else self._answer(status)
 
     def kill(self) -> Answer:
         """End it; return that it hung."""
+        self._end()
+        return self._answer(HUNG)
+
+    def _floods(self) -> bool:
+        return sum(os.fstat(file.fileno()).st_size for file in (self._out, self._err)) > self.call.most_bytes
+
+    def _flooded(self) -> Answer:
+        self._end()
+        self._out.close()
+        self._err.close()
+        return Answer.of(self.call, -signal.SIGKILL, err=f"it printed more than {self.call.most_bytes >> 20} MB")
+
+    def _end(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
-        return self._answer(HUNG)
 
     def _answer(self, status: int) -> Answer:
         with self._err as file:
@@ -201,9 +233,13 @@ class Running:
 
 
 def run_call(call: Call, environ: Mapping[str, str]) -> Answer:
-    """Run a command and wait for it, at most for its limit."""
+    """Run a command and wait for it, at most for its limit, or until it has printed too much."""
     try:
         running = Running(call, environ)
     except FileNotFoundError:
         return Answer.of(call, MISSING)
-    return running.answer(call.limit_s) or running.kill()
+    until = time.monotonic() + call.limit_s
+    while (left_s := until - time.monotonic()) > 0:
+        if (answer := running.answer(min(left_s, _LOOK_S))) is not None:
+            return answer
+    return running.answer() or running.kill()

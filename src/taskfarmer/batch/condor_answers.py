@@ -122,7 +122,7 @@ def _in_queue(ad: Mapping[str, Any]) -> JobStatus:
     host = _host(ad, "RemoteHost")
     match ad.get("JobStatus"):
         case 1:
-            return JobStatus(JobState.QUEUED)
+            return JobStatus(JobState.QUEUED, reason=_unmatched(ad))
         case 2:
             return JobStatus(JobState.RUNNING, host=host)
         case 3 if host:
@@ -139,6 +139,18 @@ def _in_queue(ad: Mapping[str, Any]) -> JobStatus:
             return JobStatus(JobState.RUNNING, reason="suspended", host=host)
         case other:
             return JobStatus(JobState.UNKNOWN, reason=f"JobStatus {other}")
+
+
+def _unmatched(ad: Mapping[str, Any]) -> str:
+    """Return why the negotiator had no machine for a job when it looked last; empty if it had one, or did not look.
+
+    Of jobs that want the same it looks at one, so that the others have no reason.
+    """
+    rejected, matched = ad.get("LastRejMatchTime"), ad.get("LastMatchTime")
+    if not isinstance(rejected, int) or (isinstance(matched, int) and matched >= rejected):
+        return ""
+    why = _text(ad, "LastRejMatchReason") or "no match"
+    return why if ad.get("NumJobMatches") else f"{why}, never so far"
 
 
 def _in_history(ad: Mapping[str, Any]) -> JobStatus:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import InputError
-from .calls import Call
+from .calls import Call, about_jobs
 from .condor_description import our_key
 
 DESCRIPTION = "job.submit"
@@ -29,18 +29,18 @@ class Commands:
         # Without -allusers those of ours are left out whose owner has another name there.
         few = () if limit is None else ("-limit", str(limit))
         words = ("condor_q", "-allusers", "-json", "-attributes", ",".join(attributes), *few)
-        return Call(argv=(*words, "-constraint", text))
+        return about_jobs(*words, "-constraint", text)
 
     def factories(self, text: str, attributes: Sequence[str]) -> Call:
         """Ask for clusters that still make jobs."""
         words = ("condor_q", "-allusers", "-factory", "-json", "-attributes", ",".join(attributes))
-        return Call(argv=(*words, "-constraint", text))
+        return about_jobs(*words, "-constraint", text)
 
     def history(self, text: str, attributes: Sequence[str], count: int | None) -> Call:
         """Ask for jobs that left the queue, `count` at most."""
         few = () if count is None else ("-match", str(count))
         words = ("condor_history", "-json", "-attributes", ",".join(attributes), *few, "-since", SINCE)
-        return Call(argv=(*words, "-constraint", text))
+        return about_jobs(*words, "-constraint", text)
 
     def remove(self, text: str) -> Call:
         """Remove jobs."""
@@ -64,15 +64,15 @@ class Bindings(Commands):
 
     def queue(self, text: str, attributes: Sequence[str], limit: int | None = None) -> Call:
         """Ask for jobs in the queue."""
-        return Call(argv=_program("queue", text, ",".join(attributes), "-1" if limit is None else str(limit)))
+        return about_jobs(*_program("queue", text, ",".join(attributes), "-1" if limit is None else str(limit)))
 
     def factories(self, text: str, attributes: Sequence[str]) -> Call:
         """Ask for clusters that still make jobs."""
-        return Call(argv=_program("factories", text, ",".join(attributes)))
+        return about_jobs(*_program("factories", text, ",".join(attributes)))
 
     def history(self, text: str, attributes: Sequence[str], count: int | None) -> Call:
         """Ask for jobs that left the queue."""
-        return Call(argv=_program("history", text, ",".join(attributes), str(-1 if count is None else count), SINCE))
+        return about_jobs(*_program("history", text, ",".join(attributes), str(-1 if count is None else count), SINCE))
 
     def remove(self, text: str) -> Call:
         """Remove jobs."""

@@ -36,8 +36,9 @@ from .script import job_script
 UNSURE_AND_SUBMITTED: Final = "unsure, and submitted"
 UNSURE_AND_NOT: Final = "unsure, and not submitted"
 Method = Literal["submit", "poll", "cancel", "find"]
-Trouble = Refused | NoAnswer | str
-"""What a call may come to instead: `Refused` and the two `UNSURE_...` for `submit`, `NoAnswer` for the others."""
+Trouble = Refused | Unsure | NoAnswer | str
+"""What a call may come to instead: `Refused`, `Unsure` (nothing is submitted) and the two `UNSURE_...` for `submit`,
+`NoAnswer` for the others."""
 
 
 QUEUED: Final = JobStatus(JobState.QUEUED)
@@ -181,7 +182,7 @@ class Fake(BatchSystem):
 
     def _take(self, submission: Submission) -> Outcome:
         trouble = self._ask("submit")
-        if isinstance(trouble, Refused):
+        if isinstance(trouble, (Refused, Unsure)):
             return trouble
         if trouble == UNSURE_AND_NOT:
             return Unsure("fake-submit did not answer")

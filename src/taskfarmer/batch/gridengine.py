@@ -37,7 +37,7 @@ from .base import (
     Submission,
     Submitted,
 )
-from .calls import HUNG, Answer, Call, Steps, at_once
+from .calls import HUNG, Answer, Call, Steps, about_jobs, at_once
 from .script import job_script
 from .words import (
     job_name,
@@ -124,7 +124,7 @@ class GridEngine(BatchSystem):
         asked = frozenset(jobs)
         numbers = {job.partition(".")[0] for job in jobs}
         # All said, since ~/.sge_qstat may say otherwise for what is not.
-        answer = yield Call(argv=("qstat", "-xml", "-u", user_name(), "-s", "prs"))
+        answer = yield about_jobs("qstat", "-xml", "-u", user_name(), "-s", "prs")
         said: dict[JobId, JobStatus] = {}
         for record in _queued(answer):
             if record.get("JB_job_number") in numbers:
@@ -133,7 +133,7 @@ class GridEngine(BatchSystem):
         if over := asked - said.keys():
             numbers = {job.partition(".")[0] for job in over}
             which = (numbers.pop(),) if len(numbers) == 1 else (OURS, "-o", user_name())
-            accounts = yield Call(argv=("qacct", "-j", *which))
+            accounts = yield about_jobs("qacct", "-j", *which)
             for account in records(accounts):
                 # The last record of each counts: there is one for each time that it was started.
                 if (job := _id(account)) in over and account["failed"].partition(" ")[0] not in RESCHEDULED:
@@ -143,10 +143,10 @@ class GridEngine(BatchSystem):
     def find(self, name: str) -> Steps[dict[int, JobId]]:
         """Look at the names in the queue and in the accounting."""
         found: dict[int, JobId] = {}
-        for record in _queued((yield Call(argv=("qstat", "-xml", "-u", user_name(), "-s", "prsz")))):
+        for record in _queued((yield about_jobs("qstat", "-xml", "-u", user_name(), "-s", "prsz"))):
             if record.get("JB_name", "").endswith(name):
                 found.update((_element(job), job) for job in _ids(record))
-        accounts = yield Call(argv=("qacct", "-j", f"*{name}", "-o", user_name()))
+        accounts = yield about_jobs("qacct", "-j", f"*{name}", "-o", user_name())
         if accounts.status == HUNG or accounts.status < 0:
             raise NoAnswer(accounts.trouble)
         if not accounts.ok and not accounts.never_ran and not found and not NOT_FOUND.search(accounts.err):

@@ -39,6 +39,7 @@ from .script import job_script
 _QUEUE = (
     "ClusterId", "ProcId", "JobStatus", "ExitBySignal", "ExitSignal", "ExitCode", "HoldReason", "HoldReasonCode",
     "HoldReasonSubCode", "RemoveReason", "RemoteHost", "JobMaterializeNextProcId", "StageInFinish", "StageOutFinish",
+    "LastMatchTime", "LastRejMatchReason", "LastRejMatchTime", "NumJobMatches",
 )  # fmt: skip
 _HISTORY = (
     "ClusterId", "ProcId", "JobStatus", "ExitBySignal", "ExitSignal", "ExitCode", "ExitStatus", "RemoveReason",

@@ -29,7 +29,7 @@ from .base import (
     Submission,
     Submitted,
 )
-from .calls import HUNG, Answer, Call, Steps
+from .calls import HUNG, Answer, Call, Steps, about_jobs
 from .script import job_script
 from .words import (
     batched,
@@ -129,7 +129,7 @@ class Lsf(BatchSystem):
             return {}
         ids = sorted({job.partition("[")[0] for job in jobs}, key=lambda id: (len(id), id))
         words = ids if len(ids) <= MOST_WORDS else []
-        answer = yield Call(argv=("bjobs", "-a", "-json", "-o", FIELDS, *words))
+        answer = yield about_jobs("bjobs", "-a", "-json", "-o", FIELDS, *words)
         said: dict[JobId, JobStatus] = {}
         asked, absent = frozenset(jobs), GONE
         for record in _answered(answer):
@@ -141,7 +141,7 @@ class Lsf(BatchSystem):
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
         """Look at the names and descriptions of all of the user's jobs that LSF still knows."""
-        answer = yield Call(argv=("bjobs", "-a", "-json", "-o", "jobid jobindex job_name job_description"))
+        answer = yield about_jobs("bjobs", "-a", "-json", "-o", "jobid jobindex job_name job_description")
         found = {}
         for record in _answered(answer):
             if record is None:

@@ -26,7 +26,7 @@ from .base import (
     Submission,
     Submitted,
 )
-from .calls import HUNG, Answer, Call, Steps
+from .calls import HUNG, Answer, Call, Steps, about_jobs
 from .script import job_script
 from .words import (
     clock,
@@ -116,7 +116,7 @@ class Pbs(BatchSystem):
         if not jobs:
             return {}
         wanted = dict.fromkeys(map(_whole, jobs))
-        answer = yield Call(argv=("qstat", "-x", "-t", "-f", *wanted))
+        answer = yield about_jobs("qstat", "-x", "-t", "-f", *wanted)
         said: dict[JobId, JobStatus] = {}
         answered, asked = set(), frozenset(jobs)
         for told in _answered(answer):
@@ -132,14 +132,14 @@ class Pbs(BatchSystem):
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
         """Look at the names of all of the user's jobs that PBS still knows: it can select by whole names only."""
-        listing = yield Call(argv=("qselect", "-x", "-u", user_name()))
+        listing = yield about_jobs("qselect", "-x", "-u", user_name())
         ids = listing.text.split()
         if not listing.ok or not listing.is_whole or not all(ID.fullmatch(id) for id in ids):
             raise NoAnswer(listing.trouble)
         if not ids:
             return {}
         found = {}
-        for told in _answered((yield Call(argv=("qstat", "-x", "-t", "-f", *ids)))):
+        for told in _answered((yield about_jobs("qstat", "-x", "-t", "-f", *ids))):
             if told["Job_Name"].endswith(name) and told["array"] != "True":
                 found[_index(told.id)] = told.id
         return dict(sorted(found.items()))

@@ -35,7 +35,7 @@ from .base import (
     Submitted,
     Unsure,
 )
-from .calls import HUNG, Answer, Call, Steps
+from .calls import HUNG, Answer, Call, Steps, about_jobs
 from .script import UNSEEN, job_script
 from .words import plain
 
@@ -196,7 +196,7 @@ class Slurm(BatchSystem):
             return {}
         arrays = {job.partition("_")[0] for job in jobs}
         which = ("-j", ",".join(sorted(arrays))) if len(arrays) <= MOST_IDS else ()
-        answer = yield Call(argv=("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _POLL, *which))
+        answer = yield about_jobs("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _POLL, *which)
         said, clear = read(answered(answer), jobs, from_squeue)
         departed = [job for job in jobs if job not in said]
         if departed and clear:
@@ -210,7 +210,7 @@ class Slurm(BatchSystem):
         if not arrays:
             return {}
         fields = "--format=JobID,State,ExitCode,NodeList"
-        answer = yield Call(argv=("sacct", "-n", "-P", "-X", fields, "-j", ",".join(arrays[:MOST_DEPARTED])))
+        answer = yield about_jobs("sacct", "-n", "-P", "-X", fields, "-j", ",".join(arrays[:MOST_DEPARTED]))
         if not answer.ok or not answer.is_whole:
             return {}
         said, _ = read(answer, jobs, from_sacct)
@@ -236,11 +236,11 @@ class Slurm(BatchSystem):
 
         What no node can have is refused, and stands in the queue as a job that failed; it is none.
         """
-        answer = answered((yield Call(argv=("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _FIND))))
+        answer = answered((yield about_jobs("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", _FIND)))
         if found := named(answer, name):
             return found
         fields = "--format=JobID,State,NodeList,JobName,Comment,WorkDir"
-        answer = yield Call(argv=("sacct", "-n", "-P", "-X", "-S", "now-7days", fields))
+        answer = yield about_jobs("sacct", "-n", "-P", "-X", "-S", "now-7days", fields)
         if answer.never_ran or (answer.status == 1 and "accounting storage is disabled" in answer.err):
             return {}
         return named(answered(answer), name)
@@ -280,6 +280,10 @@ def check(submission: Submission) -> None:
             raise InputError(f"slurm setting {name!r}: it is taskfarmer that says this", hint="leave it out")
     for key, value in given.items():
         plain(f"the slurm setting {key!r}", f"{key}{value}")
+    if ":" in submission.needs.native:
+        raise InputError(
+            "native option ':' would make several jobs of different kind of one", hint="submit one kind after the other"
+        )
     for word in submission.needs.native:
         if (name := option(word)) in _OURS:
             raise InputError(f"native option {word!r}: it is taskfarmer that says this", hint="leave it out")
@@ -493,8 +497,8 @@ def is_impossible(said: str, host: str) -> bool:
 
 
 def never_began(said: str, reason: str) -> JobStatus:
-    """Return the status of such a job; the exit status that Slurm has for it is nobody's."""
-    return JobStatus(JobState.LOST, None, reason or f"{said} before it began")
+    """Return the status of such a job; the exit status that Slurm has for it is nobody's. `sacct` gives no reason."""
+    return JobStatus(JobState.LOST, None, reason or f"{said} before it began", remedy=HELD_FOR.get(reason, _ASK_LESS))
 
 
 def ended(said: str, code: str, reason: str, host: str) -> JobStatus:

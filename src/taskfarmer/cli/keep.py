@@ -163,10 +163,13 @@ def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> 
     """Submit the first job that keeps pilots; return it, and how many pilots there are.
 
     Raises:
-        InputError: there is one.
+        InputError: there is one; or the last came to nothing for good.
     """
     with turn(pilots, "submit", patience_s=5.0):
         queue = pilots.look()
+        for request in queue.refused:
+            if isinstance(request.outcome, Refused) and not request.outcome.again:
+                raise InputError(f"{system.title} refuses the job: {request.outcome.why}")
         there = [p.job for p in queue.pilots if p.kind == "keeper" and not (p.is_over or p.elsewhere)]
         if there or queue.open:
             raise InputError(
@@ -207,15 +210,21 @@ class Succession:
             return False  # each round asks what became of it
         if self._open and asked and isinstance(asked.outcome, Submitted):
             return True
+        if self._open and asked:
+            _say_refused(asked)
         submission, own = keeper_submission(self.pilots.workdir, self.keep, self.cwd)
         request = self.pilots.submit(own, submission, "keeper", keep=self.keep.to_json())
         if isinstance(request.outcome, Submitted):
             return True
         self._open = request.submission.name if request.is_open else ""
-        if isinstance(request.outcome, Refused):
-            print(f"taskfarmer: the next keeper is refused: {request.outcome.why}", file=sys.stderr)
+        _say_refused(request)
         self._trying.failed(now, chance())
         return False
+
+
+def _say_refused(request: Request) -> None:
+    if isinstance(request.outcome, Refused):
+        print(f"taskfarmer: the next keeper is refused: {request.outcome.why}", file=sys.stderr)
 
 
 def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Mapping[str, str]) -> int:

@@ -116,7 +116,7 @@ def tasks(
     --where and --sort know these columns, of the last attempt at each task: id, state, text, name, attempts, failures,
     losses, exit, signal, reason, started, ended, seconds, cpu_s, rss_kib, host, farmer, slot.
     """
-    from ..monitor.rows import Row, plain_rows, row_lines, running_lines, running_rows
+    from ..monitor.rows import Row, plain_rows, row_lines, running_lines, running_rows, waiting_words
 
     if running and set(states) - {"running"}:
         raise click.UsageError("--running goes with no other --state")
@@ -135,7 +135,7 @@ def tasks(
         if as_json:
             print_json_list("tasks", {"workdir": str(ledger.workdir.path)}, "tasks", rows)
         else:
-            for line in running_lines(rows) if running else row_lines(rows):
+            for line in running_lines(rows) if running else row_lines(rows, waiting_words(ledger)):
                 say(line)
 
 

@@ -13,7 +13,7 @@ from ..batch import Refused, Submitted, Unsure
 from ..core.words import plural
 from ..errors import InputError, Stopped, TaskfarmerError
 from ..farm.keeping import has_halted
-from ..farm.pilots import Pilots, Plan, missing
+from ..farm.pilots import Pilots, Plan, Queue, missing
 
 if TYPE_CHECKING:
     from ..farm.ledger import Ledger
@@ -82,6 +82,7 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         ledger.refresh()
         ledger.read_tails()
         queue = pilots.look()
+        _heed_refusals(queue, title, ledger, made)
         if queue.problems:
             raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
         if not queue.open:
@@ -95,6 +96,7 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
                     raise unsubmitted(request, title, ledger, made)
                 else:  # nobody knows
                     queue, new = pilots.look(), 0
+                    _heed_refusals(queue, title, ledger, made)
             if not queue.open:
                 return made, len(queue.live()) + new
         if time.monotonic() > deadline:
@@ -105,8 +107,17 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         names = ", ".join(request.submission.name for request in queue.open)
         if names != said:
             said = names
-            print(f"taskfarmer: waiting until it is known what became of the submission {names}", file=sys.stderr)
+            doubts = "; ".join(r.outcome.why for r in queue.open if isinstance(r.outcome, Unsure))
+            why = f" ({doubts})" if doubts else ""
+            print(f"taskfarmer: waiting until it is known what became of the submission {names}{why}", file=sys.stderr)
         time.sleep(AGAIN_S)
+
+
+def _heed_refusals(queue: Queue, title: str, ledger: Ledger, made: list[Request]) -> None:
+    """Raise where a submission, of which it was not known, came to nothing for good."""
+    for request in queue.refused:
+        if request.kind == "pilots" and isinstance(request.outcome, Refused) and not request.outcome.again:
+            raise unsubmitted(request, title, ledger, made)
 
 
 def unsubmitted(request: Request, title: str, ledger: Ledger, made: list[Request] | None = None) -> TaskfarmerError:

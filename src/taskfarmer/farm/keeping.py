@@ -25,8 +25,8 @@ from .disk import chance
 from .farmer import config_of
 from .journal import read_tail
 from .ledger import Ledger
-from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing, slots_for
-from .submissions import fresh_name
+from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing, slots_for, trouble_of
+from .submissions import fresh_name, options_of
 from .workdir import Workdir
 
 LEAST_S, MOST_S = 2.0, 60.0
@@ -149,13 +149,13 @@ class Keeper:
     _cancelled: set[str] = field(default_factory=set)
     _began: bool = False
     _names: set[str] = field(default_factory=set)
-    _told_held: set[str] = field(default_factory=set)
+    _told_troubles: set[str] = field(default_factory=set)
 
     def round(self) -> Round:
         """Do one round.
 
         Raises:
-            InputError: the very first submission was refused for good.
+            InputError: the very first submission was refused for good; or those with these options came to nothing.
             Stopped: pilots come to nothing again and again; too many tasks have failed.
         """
         began = self.clock()
@@ -176,12 +176,13 @@ class Keeper:
             )
         if not left:
             return self._told(queue, left, 0, notes, began)
+        notes += self._refused(queue)
         if queue.problems:
             self._asking.failed(began, chance())
             return self._told(queue, left, 0, notes, began)
         self._asking.went_well()
         self._look_for_barren(queue, left)
-        notes += self._held(queue)
+        notes += self._troubles(queue)
         wanted = wanted_now(self.keep, self.ledger, self.wall())
         if self.keep.elastic:
             notes += self._shrink(queue, wanted)
@@ -195,12 +196,37 @@ class Keeper:
         self._began = True
         return self._told(queue, left, count, notes, began)
 
-    def _held(self, queue: Queue) -> list[str]:
-        """Return what to say of pilots that were held since the last round: they count, but do nothing."""
-        held = {pilot.link: pilot for pilot in queue.live() if pilot.status.state is JobState.HELD}
-        new = [pilot for link, pilot in held.items() if link not in self._told_held]
-        self._told_held = set(held)
-        return [f"pilot {pilot.job} is held: {pilot.status.reason or 'no reason given'}" for pilot in new[:1]]
+    def _refused(self, queue: Queue) -> list[str]:
+        """Return what to say of submissions that have turned out to have come to nothing.
+
+        Raises:
+            InputError: for good, and none with their options ever came to the queue: the options are at fault, else
+                it may be over tomorrow.
+        """
+        notes = []
+        for request in queue.refused:
+            outcome = request.outcome
+            if request.kind == "pilots" and isinstance(outcome, Refused):
+                if not (outcome.again or self._has_worked(options_of(request))):
+                    raise InputError(f"{self.keep.plan.batch} refuses the pilots: {outcome.why}")
+                if not self.once:  # between rounds of cron there is time enough
+                    self._submitting.failed(self.clock(), chance())
+                notes.append(f"refused: {outcome.why}")
+        return notes
+
+    def _has_worked(self, options: str) -> bool:
+        made = (request for request in self.pilots.requests() if isinstance(request.outcome, Submitted))
+        return any(options_of(request) == options for request in made)
+
+    def _troubles(self, queue: Queue) -> list[str]:
+        """Return what to say of pilots that were held since the last round: they count, but do nothing; and of those
+        that no node could have. One of each kind.
+        """
+        ours = [p for p in queue.pilots if p.kind == "pilots" and (p.submission in self._names or not p.is_over)]
+        wrong = {pilot.link: pilot for pilot in ours if trouble_of(pilot.status) and not pilot.elsewhere}
+        new = {trouble_of(p.status): p for link, p in reversed(wrong.items()) if link not in self._told_troubles}
+        self._told_troubles = set(wrong)
+        return [f"pilot {pilot.job} is {trouble}" for trouble, pilot in new.items()]
 
     def _shrink(self, queue: Queue, wanted: int) -> list[str]:
         """Cancel pilots that wait, and are too many by now; the last ones first."""

@@ -27,10 +27,12 @@ from ..batch import (
     JobStatus,
     Needs,
     NoAnswer,
+    Outcome,
     Refused,
     Steps,
     Submission,
     Submitted,
+    Unsure,
     carry_out,
     choose,
 )
@@ -129,6 +131,8 @@ class Queue:
     problems: list[str]
     open: list[Request]
     """Submissions of ours of which nobody knows yet whether they came to the queue here."""
+    refused: list[Request] = field(default_factory=list)
+    """Those of which this process did not know that either, and that have come to nothing since."""
 
     def live(self) -> list[Pilot]:
         """Return the pilots that are not over. Those elsewhere are not among them: they may have been for weeks, and
@@ -312,6 +316,7 @@ class Pilots:
         self._systems = systems or (lambda name: choose(name, self._environ))
         self._known: dict[str, BatchSystem] = {}
         self._instances: dict[str, str] = {}
+        self._in_doubt: set[str] = set()
         self._run = run or run_call
         self._wall = wall
 
@@ -371,7 +376,9 @@ class Pilots:
 
         Without `ask`: what the workdir alone can tell. Without `settle` nothing is written.
         """
-        requests = {r.submission.name: r for r in self.requests() if not isinstance(r.outcome, Refused)}
+        everything = {r.submission.name: r for r in self.requests()}
+        self._in_doubt.update(name for name, r in everything.items() if r.is_open and _is_ours(r))
+        requests = {name: r for name, r in everything.items() if not isinstance(r.outcome, Refused)}
         states: dict[str, dict[int, JobStatus]] = {}
         asked: dict[str, list[str]] = {}
         for name, request in requests.items():
@@ -395,7 +402,13 @@ class Pilots:
             name = request.submission.name
             pilots += _pilots(request, states.get(name, {}), away.get(name, ""))
         opened = [r for r in there if r.is_open and r.submission.name not in away and _is_ours(r)]
-        return Queue(pilots, problems, opened)
+        return Queue(pilots, problems, opened, self._refused_since(everything | requests))
+
+    def _refused_since(self, requests: Mapping[str, Request]) -> list[Request]:
+        """Return those in doubt that came to nothing, whoever found that out, once."""
+        doubts = [requests[name] for name in sorted(self._in_doubt & requests.keys())]
+        self._in_doubt = {request.submission.name for request in doubts if request.is_open}
+        return [request for request in doubts if isinstance(request.outcome, Refused)]
 
     def _look_at(
         self,
@@ -470,6 +483,8 @@ class Pilots:
         if self.turn_taken and not self.turns.holds():  # see farm.turns
             return self.submissions.answered(request, Refused(NOT_OUR_TURN))
         made = self.ask(system, self.submissions.submit(system, request))
+        if made.is_open:
+            self._in_doubt.add(submission.name)
         if made.jobs and self.turn_taken and not self.turns.holds() and self.submissions.is_revoked(made):
             with suppress(NoAnswer):  # somebody ended all pilots meanwhile: they would do nothing, but wait for it
                 self.ask(system, system.cancel([job for job in made.jobs if job]))
@@ -530,10 +545,23 @@ def _is_ours(request: Request) -> bool:
     return bool(request.extra.get("user", user_name()) == user_name())
 
 
+def trouble_of(status: JobStatus) -> str:
+    """Return what is wrong with a pilot that is held, or that no node could have, and what to do; else nothing."""
+    why = status.reason or "no reason given"
+    if status.state is JobState.HELD:
+        return f"held: {why}; {status.remedy or 'release it'}"
+    return f"lost before it began: {why}; {status.remedy}" if status.state is JobState.LOST and status.remedy else ""
+
+
+def _doubt(outcome: Outcome | None) -> str:
+    words = "not known whether it was submitted"
+    return f"{words}: {outcome.why}" if isinstance(outcome, Unsure) else words
+
+
 def _pilots(request: Request, states: Mapping[int, JobStatus], elsewhere: str = "") -> list[Pilot]:
     """Return the pilots of a submission; those whose submission is not settled, or that could not be asked for, may
     live. `elsewhere`: why they cannot be asked for here."""
-    why = elsewhere or ("not known whether it was submitted" if request.is_open else "")
+    why = elsewhere or (_doubt(request.outcome) if request.is_open else "")
     unknown = JobStatus(JobState.UNKNOWN, reason=why)
     ours = _is_ours(request)
     return [

@@ -47,13 +47,13 @@ def recall(pilots: Pilots, ledger: Ledger, mode: Mode, tell: Callable[[], object
     unsaid: list[str] = []
     with _noted(unsaid):
         pilots.turns.end_all()
-    queue = pilots.look()
     with _noted(unsaid):
-        pilots.revoke(queue)
+        pilots.revoke(pilots.look(ask=False, settle=False))
     ledger.refresh()
     farmers = joined(ledger.state)
     with _noted(unsaid):
         tell()
+    queue = pilots.look()  # last: who works need not wait until a scheduler that hangs is given up
     live = [pilot for pilot in queue.pilots if not (pilot.is_over or pilot.elsewhere) and pilot.is_ours]
     if unsaid and mode == "now":
         problems = queue.problems + pilots.cancel(live)

@@ -8,9 +8,16 @@
     jobs/NAME/seen/ID         elements that are over and left nothing (`farm.executors.left`)
     jobs/NAME/out.N           what the job itself said
     jobs/NAME/ends.json       pilots: how each ended, once all have; then nobody asks the system for them any more
+    jobs/obstacle             what keeps tasks from being submitted, in words for who looks; not there if nothing does
 
 NAME is unique, and the batch system keeps it. Who is killed between request and answer has left a name to ask for: see
 `settle`. Of two that work on one workdir each makes submissions of its own, so no file has two writers.
+
+A command may end with status 0, tell no id, and have submitted nothing: for an option behind `--` that no list of ours
+has, or by a wrapper of the site's. The first time that is tried again: an answer may go astray by itself, and who keeps
+pilots for days should not give up for one. The second time in a row, with the same options, it is a refusal for good,
+in the command's last words: what an option does twice it does always, and each further try would be one more call, for
+ever, of which nobody hears why. The first time stands in the workdir, so it does not matter who was killed in between.
 """
 
 from __future__ import annotations
@@ -37,6 +44,7 @@ from ..batch import (
     Unsure,
 )
 from ..batch.base import NoAnswer
+from ..batch.calls import Answer
 from ..batch.script import REVOKED
 from ..errors import WorkdirError
 from .disk import Disk
@@ -44,6 +52,7 @@ from .disk import Disk
 Kind = Literal["pilots", "tasks", "keeper"]
 """Farmers, elements that are tasks (`farm.executors.batch`), or the job that keeps pilots coming (`farm.keeping`)."""
 VERSION = 1
+OBSTACLE = "obstacle"
 SETTLED_S = 60.0
 """How long after a request that nobody answered its command may still be on its way: as long as a call may take
 (`batch.calls.LIMIT_S`). Then the queue is believed to be without it."""
@@ -125,7 +134,7 @@ class Submissions:
 
         A refusal is not taken at its word: a command that failed may have been heard all the same.
         """
-        outcome = yield from system.submit(request.submission)
+        outcome = yield from _handed_over(system, request.submission)
         if not isinstance(outcome, Refused):
             return self.answered(request, outcome)
         try:
@@ -169,7 +178,33 @@ class Submissions:
             return self.answered(request, Submitted(_in_order(found, request.submission.count)))
         if now - request.time < (UNSURE_S if isinstance(request.outcome, Unsure) else SETTLED_S):
             return request
-        return (yield from self._given_up(system, request, Refused("it never came to the queue", again=True)))
+        return (yield from self._given_up(system, request, self._why_not(request)))
+
+    def _why_not(self, request: Request) -> Refused:
+        """Return what it means that nothing came of an open request; for good: see the head of this module."""
+        doubt = request.outcome
+        if not (isinstance(doubt, Unsure) and doubt.ended_well):
+            return Refused("it never came to the queue", again=True)
+        if not self._came_to_nothing_before(request):
+            return Refused(f"nothing came to the queue, and {doubt.why}", again=True, ended_well=True)
+        hint = "leave out the option that has it submit nothing"
+        return Refused(f"nothing came to the queue, twice, and {doubt.why} ({hint})", ended_well=True)
+
+    def _came_to_nothing_before(self, request: Request) -> bool:
+        """Whether the last submission before it with the same options ended well and submitted nothing, too."""
+        earlier = []
+        for name in self._names():
+            with suppress(WorkdirError):  # others tell of those that cannot be read
+                if (found := self.read(name)) is not None and _rank(found) < _rank(request):
+                    earlier.append(found)
+        for found in sorted(earlier, key=_rank, reverse=True):
+            if options_of(found) != options_of(request):
+                continue
+            if isinstance(found.outcome, Submitted):
+                return False
+            if isinstance(found.outcome, Refused) and found.outcome.ended_well:
+                return True
+        return False
 
     def _given_up(self, system: BatchSystem, request: Request, refused: Refused) -> Steps[Request]:
         """See to it that nothing of a submission runs; what of it runs already, is taken for what it is."""
@@ -212,7 +247,7 @@ class Submissions:
     def note_ends(self, request: Request, ends: Mapping[int, JobStatus]) -> None:
         """Write down how all jobs of a submission ended, by element. Where that fails they are asked for again."""
         value = {
-            str(element): [status.state.value, status.exit_status, status.reason, status.host]
+            str(element): [status.state.value, status.exit_status, status.reason, status.host, status.remedy]
             for element, status in ends.items()
         }
         with suppress(OSError):
@@ -223,11 +258,30 @@ class Submissions:
         try:
             value = json.loads(self._disk.read(f"{request.submission.directory}/ends.json"))
             return {
-                int(element): JobStatus(JobState(state), exit_status, reason, host)
-                for element, (state, exit_status, reason, host) in value.items()
+                int(element): JobStatus(JobState(state), *rest)  # of earlier versions without a remedy
+                for element, (state, *rest) in value.items()
             }
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
+
+    def hinder(self, why: str) -> None:
+        """Say to who looks what keeps tasks from being submitted; empty: nothing does. Of several the last one counts.
+
+        Raises:
+            OSError: it cannot be said.
+        """
+        if why:
+            self._disk.put(str(self.path / OBSTACLE), why.encode(errors="surrogateescape"), sync=False)
+        else:
+            with suppress(FileNotFoundError):
+                self._disk.remove(str(self.path / OBSTACLE))
+
+    def obstacle(self) -> str:
+        """Return what was said last of what keeps tasks from being submitted; empty if nothing does."""
+        try:
+            return self._disk.read(str(self.path / OBSTACLE)).decode(errors="replace")
+        except OSError:
+            return ""
 
     def all(self, kind: Kind | None = None, *, besides: Collection[str] = ()) -> list[Request]:
         """Return all that were made (of one kind), the oldest first, but for those whose names are known already.
@@ -239,7 +293,7 @@ class Submissions:
         """
         read = (self.read(name) for name in self._names() if name not in besides)
         found = [request for request in read if request is not None and kind in (None, request.kind)]
-        return sorted(found, key=lambda request: (request.time, request.submission.name))
+        return sorted(found, key=_rank)
 
     def _names(self) -> list[str]:
         try:
@@ -274,9 +328,42 @@ class Submissions:
             value = json.loads(self._disk.read(f"{directory}/answer.json"))
             if "jobs" in value:
                 return Submitted(tuple(JobId(job) for job in value["jobs"]))
-            return Refused(value["refused"], value["again"]) if "refused" in value else Unsure(value["unsure"])
+            well = bool(value.get("ended_well"))
+            if "refused" in value:
+                return Refused(value["refused"], value["again"], well)
+            return Unsure(value["unsure"], well)
         except (FileNotFoundError, ValueError, KeyError):  # not there, or torn: the system knows
             return None
+
+
+def _handed_over(system: BatchSystem, submission: Submission) -> Steps[Outcome]:
+    """Submit; where no id was told although the last command ended well, the outcome says so, in its last words."""
+    steps = system.submit(submission)
+    answer: Answer | None = None
+    while True:
+        try:
+            call = next(steps) if answer is None else steps.send(answer)
+        except StopIteration as end:
+            return _doubted(end.value, answer)
+        answer = yield call
+
+
+def _doubted(outcome: Outcome, answer: Answer | None) -> Outcome:
+    if answer is None or not answer.ok or not isinstance(outcome, Unsure):
+        return outcome
+    said = f"it said: {answer.last_words}" if answer.last_words else "it said nothing"
+    return Unsure(f"{answer.call.program} ended well without a job id; {said}", ended_well=True)
+
+
+def _rank(request: Request) -> tuple[float, str]:
+    """Return by what submissions are put in order."""
+    return request.time, request.submission.name
+
+
+def options_of(request: Request) -> str:
+    """Return what may have a command submit nothing: the words that the user gave it."""
+    needs = request.submission.needs
+    return json.dumps([request.system, list(needs.native), dict(needs.settings)], sort_keys=True)
 
 
 def _in_order(found: Mapping[int, JobId], count: int) -> tuple[JobId, ...]:
@@ -285,13 +372,14 @@ def _in_order(found: Mapping[int, JobId], count: int) -> tuple[JobId, ...]:
 
 
 def _answer(outcome: Outcome) -> dict[str, Any]:
+    well = {} if isinstance(outcome, Submitted) or not outcome.ended_well else {"ended_well": True}
     match outcome:
         case Submitted():
             return {"jobs": list(outcome.jobs)}
         case Refused():
-            return {"refused": outcome.why, "again": outcome.again}
+            return {"refused": outcome.why, "again": outcome.again, **well}
         case Unsure():
-            return {"unsure": outcome.why}
+            return {"unsure": outcome.why, **well}
 
 
 def _dumped(request: Request) -> bytes:

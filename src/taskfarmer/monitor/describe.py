@@ -44,6 +44,9 @@ def farm_lines(farm: FarmSummary, *, each_farmer: bool = False) -> Iterator[str]
     yield ""
     if farm.queued:
         yield f"{farm.queued} of those that run wait in the queue of their batch system"
+    if farm.unsubmitted:
+        why = f": {printable(farm.unsubmitted_why)}" if farm.unsubmitted_why else ""
+        yield f"{farm.unsubmitted} of those that run are not submitted yet{why}"
     if farm.rate_per_s:
         remaining = f", {duration(farm.left_s)} left" if farm.left_s else ""
         yield f"{per_second(farm.rate_per_s)}{remaining}"

@@ -70,11 +70,33 @@ def jobs_at_work(ledger: Ledger) -> dict[int, TaskJob]:
     return {task: _job(ledger, request, element, there) for task, (request, element, there) in _at_work(ledger).items()}
 
 
-def count_queued(ledger: Ledger) -> int | None:
-    """Return how many of the tasks that run are jobs in a queue; None where no task ever was a job."""
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Of the tasks that count as running: those whose jobs are in a queue, and those that have none yet. `why`: what
+    keeps their farmer from submitting these, in words; empty if it has not said.
+    """
+
+    queued: frozenset[int]
+    unsubmitted: frozenset[int]
+    why: str
+
+    def word(self, task: int) -> str:
+        """Return a word for how a task waits; empty if it does not."""
+        return "queued" if task in self.queued else "waits" if task in self.unsubmitted else ""
+
+
+def waiting(ledger: Ledger) -> Waiting | None:
+    """Return which tasks that count as running do not run yet; None where no task ever was a job.
+
+    A farmer that submits tasks runs none itself, so that those of its tasks wait that are in no submission.
+    """
     if not any(True for _ in _requests(ledger)):
         return None
-    return sum(_is_queued(element, there) for _, element, there in _at_work(ledger).values())
+    at_work, running = _at_work(ledger), ledger.state.running
+    submitting = {running[task].farmer for task in at_work}
+    queued = frozenset(task for task, (_, element, there) in at_work.items() if _is_queued(element, there))
+    others = frozenset(task for task, ran in running.items() if ran.farmer in submitting and task not in at_work)
+    return Waiting(queued, others, Submissions(ledger.workdir.jobs, ledger.disk).obstacle() if others else "")
 
 
 def _requests(ledger: Ledger) -> Iterator[Request]:

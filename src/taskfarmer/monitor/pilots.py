@@ -17,7 +17,7 @@ from ..batch.calls import HUNG, Answer, run_call
 from ..core.words import plural
 from ..farm.keeping import in_vain, is_revoked
 from ..farm.ledger import Ledger
-from ..farm.pilots import Pilot, Pilots, Queue, joined
+from ..farm.pilots import Pilot, Pilots, Queue, joined, trouble_of
 from .standing import SHORT
 from .text import printable, table, without_empty
 
@@ -26,6 +26,7 @@ LIMIT_S = 5.0
 _MOST_ROWS = 20
 """Pilots that are listed one by one; of more, how many there are of each kind."""
 _MOST_TROUBLES = 3
+_MOST_WORDS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +143,8 @@ def _gave_up(queue: Queue, ledger: Ledger) -> Pilot | None:
 
 
 def _trouble(pilot: Pilot) -> str:
-    if pilot.status.state is not JobState.HELD:
-        return ""
-    why = pilot.status.reason or "no reason given"
-    return f"held: {why}; {pilot.status.remedy or 'release it'}, or end it with `taskfarmer stop`"
+    held = ", or end it with `taskfarmer stop`" if pilot.status.state is JobState.HELD else ""
+    return trouble_of(pilot.status) + held
 
 
 # -- for people --------------------------------------------------------------------------------------------------------
@@ -195,8 +194,16 @@ def _together(pilots: list[PilotSummary]) -> Iterator[str]:
 def _past(pilots: list[PilotSummary]) -> Iterator[str]:
     over = Counter(pilot.state for pilot in pilots if pilot.kind == "pilots")
     if over:
-        parts = [f"{count} {state}" for state, count in sorted(over.items())]
+        parts = [f"{count} {state}" + _lost_for(pilots, state) for state, count in sorted(over.items())]
         yield f"of the pilots that there were: {', '.join(parts)}"
+
+
+def _lost_for(pilots: list[PilotSummary], state: str) -> str:
+    """Return the reasons for which pilots were lost, in the words of their systems, the most frequent first."""
+    why = Counter(p.reason for p in pilots if p.kind == "pilots" and p.state == state == "lost" and p.reason)
+    words = [f"{count} {reason[:_MOST_WORDS]}" for reason, count in why.most_common(_MOST_TROUBLES)]
+    more = ["..."] if len(why) > _MOST_TROUBLES else []
+    return printable(f" ({'; '.join(words + more)})") if words else ""
 
 
 def _troubles(pilots: list[PilotSummary]) -> Iterator[str]:

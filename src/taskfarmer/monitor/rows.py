@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.state import NAMES
@@ -43,6 +43,16 @@ def plain_rows(ledger: Ledger, states: Sequence[str] = ()) -> Iterator[Row]:
             continue
         text, _ = texts.text_and_name(task)
         yield {"id": task, "state": state.name_of(task), "attempts": last_attempt(ledger, task), "text": text}
+
+
+def waiting_words(ledger: Ledger) -> Callable[[int], str]:
+    """Return what gives a word for tasks that count as running and wait, as batch jobs; for others nothing."""
+    if ledger.workdir.jobs.is_dir():
+        from .jobs import waiting  # most farms never had any
+
+        if (found := waiting(ledger)) is not None:
+            return found.word
+    return lambda _task: ""
 
 
 def running_rows(ledger: Ledger, tasks: Iterable[int] | None = None) -> Iterator[Row]:
@@ -103,14 +113,17 @@ def running_lines(rows: Iterable[Row]) -> Iterator[str]:
         yield table(without_empty([head, *cells]), right={0, 1, 2})
 
 
-def row_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield a heading and a line a row; nothing when there is none."""
+def row_lines(rows: Iterable[Row], waits: Callable[[int], str] = lambda _task: "") -> Iterator[str]:
+    """Yield a heading and a line a row; nothing when there is none. `waits`: a word for a task that runs and waits."""
     heading = ""
     for row in rows:
         if not heading:
             heading = _line({key: key for key in row})
             yield heading
-        yield _line({key: _cell(key, value) for key, value in row.items()})
+        cells = {key: _cell(key, value) for key, value in row.items()}
+        if row["state"] == "running":
+            cells["state"] = waits(row["id"]) or "running"
+        yield _line(cells)
 
 
 def _line(cells: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ from ..farm.ledger import Ledger
 from .farmers import FarmerSummary, HostSummary, farmers_of, hosts_of
 
 if TYPE_CHECKING:
+    from .jobs import Waiting
     from .pilots import QueueSummary
 
 
@@ -20,7 +21,7 @@ class FarmSummary:
     all are done at that rate, None if it cannot be told. `damaged`: lines of journals that cannot be read. `hosts`: the
     same farmers, put together. `lease_s`: a farmer that is silent for so long is buried. `queue`: pilots, None where
     there never were any. `queued`: of the tasks that run, how many are batch jobs in a queue; None where none ever was
-    a job.
+    a job. `unsubmitted`: how many of them have no job yet, and `unsubmitted_why`: why not, as far as that is known.
     """
 
     workdir: Path
@@ -35,6 +36,8 @@ class FarmSummary:
     damaged: int
     queue: QueueSummary | None = None
     queued: int | None = None
+    unsubmitted: int | None = None
+    unsubmitted_why: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values (docs/json.md)."""
@@ -51,6 +54,8 @@ class FarmSummary:
             "farmers": [_rounded(asdict(farmer)) for farmer in self.farmers],
             "queue": None if self.queue is None else self.queue.to_json(),
             "queued": self.queued,
+            "unsubmitted": self.unsubmitted,
+            "unsubmitted_why": self.unsubmitted_why,
         }
 
 
@@ -69,6 +74,7 @@ def summary(ledger: Ledger, queue: QueueSummary | None = None) -> FarmSummary:
     farmers = farmers_of(ledger)
     rate = sum((farmer.rate_per_s for farmer in farmers), 0.0)
     left = counts["toprocess"] + counts["running"]
+    waiting = _waiting(ledger)
     return FarmSummary(
         workdir=ledger.workdir.path,
         tasklist=str(state.config.get("tasklist", "")),
@@ -81,13 +87,15 @@ def summary(ledger: Ledger, queue: QueueSummary | None = None) -> FarmSummary:
         lease_s=state.lease_s,
         damaged=sum(farmer.damaged for farmer in farmers),
         queue=queue,
-        queued=_queued(ledger),
+        queued=None if waiting is None else len(waiting.queued),
+        unsubmitted=None if waiting is None else len(waiting.unsubmitted),
+        unsubmitted_why="" if waiting is None else waiting.why,
     )
 
 
-def _queued(ledger: Ledger) -> int | None:
+def _waiting(ledger: Ledger) -> Waiting | None:
     if not ledger.workdir.jobs.is_dir():
         return None
-    from .jobs import count_queued  # most farms never had any
+    from .jobs import waiting  # most farms never had any
 
-    return count_queued(ledger)
+    return waiting(ledger)

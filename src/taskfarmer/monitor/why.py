@@ -135,6 +135,8 @@ def _taken(ledger: Ledger, task: int) -> tuple[str, str]:
     if (ran := state.running.get(task)) is not None:
         if queued := _queued(ledger, task):
             return "running", f"its job waits in a queue: {queued}; {who} minds it"
+        if (unsubmitted := _unsubmitted(ledger, task)) is not None:
+            return "running", f"it is not submitted yet{unsubmitted}; {who} minds it"
         return "running", f"it runs: attempt {ran.attempt}, {who}, slot {ran.slot}"
     if failures := state.tries_of(task).failures:
         return "delayed", f"{who} tries it again after a pause: it has failed {plural(failures, 'time')}"
@@ -149,6 +151,18 @@ def _queued(ledger: Ledger, task: int) -> str:
 
     jobs = jobs_of(ledger, task)
     return jobs[-1].in_words() if is_queued(ledger, task, jobs) else ""
+
+
+def _unsubmitted(ledger: Ledger, task: int) -> str | None:
+    """Return why a task that is to be a job is none yet, behind a colon if that is known; None: it is no such task."""
+    if not ledger.workdir.jobs.is_dir():
+        return None
+    from .jobs import waiting
+
+    found = waiting(ledger)
+    if found is None or task not in found.unsubmitted:
+        return None
+    return f": {found.why}" if found.why else ""
 
 
 def _lease(state: State) -> str:

@@ -6,10 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from signal import SIGKILL
 from typing import TypeVar
 
-from ..batch.calls import MISSING, Answer, Call, Running
+from ..batch.calls import MOST_BYTES, Answer, Call, run_call
 
 _K = TypeVar("_K")
 _T = TypeVar("_T")
@@ -18,9 +17,6 @@ CALL_S = 10.0
 ALL_S = 15.0
 """How long all commands of a system may take together."""
 _LEAST_S = 0.5
-_LOOK_S = 0.02
-MOST_BYTES = 16 << 20
-"""What one command may print: some print without end."""
 
 
 class Inquirer:
@@ -35,27 +31,12 @@ class Inquirer:
         """Run a call, in the time that is left for it."""
         left_s = max(_LEAST_S, self._until - time.monotonic())
         self.last = call.argv
-        return run_bounded(replace(call, limit_s=min(call.limit_s, CALL_S, left_s)), self._environ)
+        call = replace(call, limit_s=min(call.limit_s, CALL_S, left_s), most_bytes=MOST_BYTES)
+        return run_call(call, self._environ)
 
     def ask(self, *argv: str) -> Answer:
         """Run a command."""
         return self(Call(argv=argv))
-
-
-def run_bounded(call: Call, environ: Mapping[str, str]) -> Answer:
-    """Run a call until its limit, or until it has printed too much."""
-    try:
-        running = Running(call, environ)
-    except FileNotFoundError:
-        return Answer.of(call, MISSING)
-    until = time.monotonic() + call.limit_s
-    while running.printed <= MOST_BYTES and time.monotonic() < until:
-        if (answer := running.answer(_LOOK_S)) is not None:
-            return answer
-    printed, killed = running.printed, running.kill()
-    if printed <= MOST_BYTES:
-        return killed
-    return Answer.of(call, -SIGKILL, err=f"it printed more than {MOST_BYTES >> 20} MB")
 
 
 def side_by_side(jobs: Mapping[_K, Callable[[], _T]], limit_s: float) -> dict[_K, _T]:

@@ -15,14 +15,13 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
-from ..batch.calls import Call
+from ..batch.calls import Call, run_call
 from ..core.words import plural
 from ..errors import InputError
 from ..farm import host
 from ..farm.allocation import UNKNOWN, condor_end, source_of
 from ..farm.cgroups import ControlGroups
 from ..runners.programs import find_program
-from .inquiry import run_bounded
 from .problem import Problem, error, warning
 
 EXTRAS = {
@@ -137,7 +136,7 @@ def batch_job(environ: Mapping[str, str]) -> BatchJob | None:
     if source.argv:
         # A user's SQUEUE_FORMAT and the like would change the answer.
         plain = {name: value for name, value in environ.items() if not name.startswith("SQUEUE_")}
-        answer = run_bounded(Call(argv=source.argv, limit_s=ANSWER_S), plain)
+        answer = run_call(Call(argv=source.argv, limit_s=ANSWER_S), plain)
         left = source.reading(answer.text) if answer.ok and source.reading is not None else None
         if left is not None:
             end = time.time() + left

@@ -143,6 +143,7 @@ class BatchJobs:
         self._next_poll = 0.0
         self._next_look = 0.0
         self._said: set[str] = set()
+        self._obstacle: str | None = None
 
     # -- the interface of an executor ----------------------------------------------------------------------------------
 
@@ -196,6 +197,8 @@ class BatchJobs:
         """Let go; jobs that run are left to who attaches to them."""
         if self._errand is not None:
             self._errand.abandon()
+        if self._obstacle:
+            self._hinder("")
         if self._let_go:
             many = plural(self._let_go, "job")
             self._say(f"{many} left in the queue of {self._system.title}: the next farmer attaches to what is there")
@@ -285,7 +288,10 @@ class BatchJobs:
         if self._waiting and now >= max(self._since + GATHER_S, self._submitting.until):
             if self._limits is None:
                 return self._ask(self._system.limits(), self._limited)
-            if self._room() > 0 and not self._rate.wait_s(now):
+            if self._room() <= 0:
+                most = plural(self._limits.jobs or 0, "job")
+                self._hinder(f"{self._system.title} lets its user have {most} at a time; the others wait for an end")
+            elif not self._rate.wait_s(now):
                 return self._submit(now)
         if now >= max(self._next_poll, self._asking.until) and (jobs := self._open_jobs()):
             return self._ask(self._system.poll(jobs), self._polled)
@@ -370,6 +376,7 @@ class BatchJobs:
                 self._submitting.went_well()
                 self._most = min(ELEMENTS, 2 * self._most)
                 self._next_poll = min(self._next_poll, now + self._polling.least_s)
+                self._hinder("")
                 many = f"{len(jobs)} jobs" if len(jobs) > 1 else f"job {jobs[0]}"
                 self._say(f"{many} submitted to {self._system.title} as {batch.request.submission.name}")
             case Refused(why, again):
@@ -383,17 +390,29 @@ class BatchJobs:
 
     def _refused(self, batch: _Batch, why: str, *, again: bool) -> None:
         """Nothing was submitted: later again, and less at once, since a limit may leave room for some; or never."""
-        launches = self._forget(batch)
         if again:
+            launches = self._forget(batch)
             self._submissions.withdraw(batch.request)
             self._submitting.failed(self._clock(), chance())
             self._most = max(1, batch.request.submission.count // 2)
-            self._say_once(f"{self._system.title} takes no jobs now ({why}); it is asked again")
+            self._hinder(f"{self._system.title} takes no jobs now ({why}); it is asked again")
             for launch in launches:
                 self._wait_for(launch)
         else:
-            self.trouble = f"{self._system.title} refuses the jobs: {why}"
-            self._give_up(launches)
+            self._refused_for_good(batch, why)
+
+    def _hinder(self, why: str) -> None:
+        """Say what keeps the attempts that wait from being submitted, here and to who looks; empty: nothing does."""
+        if why:
+            self._say_once(why)
+        if why != self._obstacle:
+            with suppress(OSError):
+                self._submissions.hinder(why)
+                self._obstacle = why
+
+    def _refused_for_good(self, batch: _Batch, why: str) -> None:
+        self.trouble = f"{self._system.title} refuses the jobs: {why}"
+        self._give_up(self._forget(batch))
 
     def _forget(self, batch: _Batch) -> list[Launch]:
         """Return the attempts of a submission that came to nothing; but for those that were to be cancelled, and those
@@ -428,11 +447,19 @@ class BatchJobs:
         if isinstance(batch.request.outcome, Submitted):
             self._submitting.went_well()
         elif isinstance(batch.request.outcome, Refused):  # its directory stays: it may yet come to the queue
-            for launch in self._forget(batch):
-                self._wait_for(launch)
+            self._came_to_nothing(batch, batch.request.outcome)
         elif batch.request.is_open:
             self._asking.until = now + self._polling.least_s
         self._next_poll = now
+
+    def _came_to_nothing(self, batch: _Batch, refused: Refused) -> None:
+        if not refused.again:
+            self._refused_for_good(batch, refused.why)
+            return
+        if refused.ended_well:
+            self._say_once(f"{refused.why}; the jobs are submitted once more")
+        for launch in self._forget(batch):
+            self._wait_for(launch)
 
     # -- how jobs are --------------------------------------------------------------------------------------------------
 
@@ -582,7 +609,7 @@ class BatchJobs:
         if status.exit_status == UNSEEN:
             why = "the node does not see the workdir; see its output in " + str(batch.request.submission.directory)
         elif status.state is JobState.LOST:
-            why = status.reason or "its end is not the task's"
+            why = "; ".join(filter(None, (status.reason or "its end is not the task's", status.remedy)))
         else:
             what = status.reason or "ended" if status.exit_status is None else f"ended with status {status.exit_status}"
             why = f"it {what} before the task's end was written down"
