@@ -9,11 +9,11 @@ from typing import Literal
 
 AHEAD_S = 1.5
 """Seconds of work that a farmer takes at once (design: about one to two), unless the tasks are very short."""
-FAR_S = 10.0
+FAR_S = 20.0
 """The same of very short ones at most: an entry of the log must be worth what it costs."""
 SHORT_S = 0.02
 """Seconds that a very short task takes at most."""
-WORTH_TASKS = 2500
+WORTH_TASKS = 4000
 """Very short tasks that are worth an entry of the log, of about five operations on the directory and some reading."""
 GIVING_S = 0.5
 """Seconds of work in a queue below which nothing of it is given back: it will be started soon."""
@@ -136,7 +136,7 @@ def work_ahead_s(*, slots: int, rate: float, farmers: int, takes: int) -> float:
     if not rate:
         return ahead_s
     worth_s = min(FAR_S, WORTH_TASKS / rate, AHEAD_S * 4.0 ** min(takes, 9))
-    return max(ahead_s, worth_s * _shortness(slots, rate))
+    return max(ahead_s, worth_s * _shortness(slots, rate) ** 2)
 
 
 def _shortness(slots: int, rate: float) -> float:
