@@ -17,6 +17,8 @@ from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.orphans import end_jobs
 from taskfarmer.farm.pilots import Pilots
 from taskfarmer.farm.submissions import Request, Submissions
+from taskfarmer.monitor.describe import farm_lines
+from taskfarmer.monitor.summary import summary
 from tests.ledgers import HandMade, HandMadeFarmer
 
 
@@ -132,6 +134,29 @@ def test_what_is_chosen_ends_and_nobody_attaches_to_it(farm: HandMade) -> None:
     ledger = Ledger.open(farm.path)
     found = Left(Submissions(farm.workdir.jobs, Disk()), Disk(), Journals(ledger)).jobs()
     assert set(found) == {1, 2}
+
+
+def test_status_tells_of_jobs_that_were_left_to_the_next_farmer(farm: HandMade) -> None:
+    def in_queue() -> int | None:
+        ledger = Ledger.open(farm.path)
+        ledger.read_tails()
+        found = summary(ledger)
+        assert found.to_json()["left_in_queue"] == found.left_in_queue
+        assert ("left to the batch system" in "\n".join(farm_lines(found))) is bool(found.left_in_queue)
+        return found.left_in_queue
+
+    assert in_queue() is None, "no task ever was a job"
+    system = Fake(slots=2)
+    request = submitted(farm, system, 0, 1, 2)
+    assert in_queue() == 3
+    farmer = at_work(farm, 0, 1)
+    assert in_queue() == 1, "who has the others minds their jobs"
+    farmer.leave()
+    assert in_queue() == 3
+    (request.submission.directory / "results" / "2").write_text("{}")
+    assert in_queue() == 2, "that one has ended"
+    assert ended(farm, system, lambda task: task == 0) == (1, [])
+    assert in_queue() == 1
 
 
 def test_where_all_is_chosen_what_starts_meanwhile_does_nothing(farm: HandMade) -> None:

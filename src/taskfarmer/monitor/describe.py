@@ -47,6 +47,9 @@ def farm_lines(farm: FarmSummary, *, each_farmer: bool = False) -> Iterator[str]
     if farm.unsubmitted:
         why = f": {printable(farm.unsubmitted_why)}" if farm.unsubmitted_why else ""
         yield f"{farm.unsubmitted} of those that run are not submitted yet{why}"
+    if farm.left_in_queue:
+        jobs = f"{plural(farm.left_in_queue, 'job')} {'was' if farm.left_in_queue == 1 else 'were'} left"
+        yield f"{jobs} to the batch system: the next farmer attaches, `taskfarmer stop` ends them"
     if farm.rate_per_s:
         remaining = f", {duration(farm.left_s)} left" if farm.left_s else ""
         yield f"{per_second(farm.rate_per_s)}{remaining}"

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..batch import Refused
+from ..core.state import READY
+from ..errors import TaskfarmerError
+from ..farm.executors.left import Journals, Left
 from ..farm.ledger import Ledger
 from ..farm.submissions import Request, Submissions
 from .text import moment
@@ -73,12 +76,14 @@ def jobs_at_work(ledger: Ledger) -> dict[int, TaskJob]:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Of the tasks that count as running: those whose jobs are in a queue, and those that have none yet. `why`: what
-    keeps their farmer from submitting these, in words; empty if it has not said.
+    keeps their farmer from submitting these, in words; empty if it has not said. `left`: tasks that no farmer has, and
+    that have jobs all the same, waiting or running: an earlier farmer left them to the next.
     """
 
     queued: frozenset[int]
     unsubmitted: frozenset[int]
     why: str
+    left: frozenset[int] = frozenset()
 
     def word(self, task: int) -> str:
         """Return a word for how a task waits; empty if it does not."""
@@ -96,7 +101,20 @@ def waiting(ledger: Ledger) -> Waiting | None:
     submitting = {running[task].farmer for task in at_work}
     queued = frozenset(task for task, (_, element, there) in at_work.items() if _is_queued(element, there))
     others = frozenset(task for task, ran in running.items() if ran.farmer in submitting and task not in at_work)
-    return Waiting(queued, others, Submissions(ledger.workdir.jobs, ledger.disk).obstacle() if others else "")
+    why = Submissions(ledger.workdir.jobs, ledger.disk).obstacle() if others else ""
+    return Waiting(queued, others, why, frozenset(_left(ledger)))
+
+
+def _left(ledger: Ledger) -> Iterator[int]:
+    """Yield the tasks that nobody has, and that have a job which has not left a result."""
+    status = ledger.state.status
+    if not any(status[task] == READY for request in _requests(ledger) for task, _ in request.extra["tasks"]):
+        return
+    left = Left(Submissions(ledger.workdir.jobs, ledger.disk), ledger.disk, Journals(ledger), trusts_list=True)
+    with suppress(OSError, TaskfarmerError):  # who is given them says what is wrong
+        for task, (request, element) in left.jobs().items():
+            if status[task] == READY and str(element) not in _results(ledger, request):
+                yield task
 
 
 def _requests(ledger: Ledger) -> Iterator[Request]:

@@ -22,6 +22,7 @@ class FarmSummary:
     same farmers, put together. `lease_s`: a farmer that is silent for so long is buried. `queue`: pilots, None where
     there never were any. `queued`: of the tasks that run, how many are batch jobs in a queue; None where none ever was
     a job. `unsubmitted`: how many of them have no job yet, and `unsubmitted_why`: why not, as far as that is known.
+    `left_in_queue`: how many tasks that nobody has have a job that an earlier farmer left to the next.
     """
 
     workdir: Path
@@ -38,6 +39,7 @@ class FarmSummary:
     queued: int | None = None
     unsubmitted: int | None = None
     unsubmitted_why: str = ""
+    left_in_queue: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values (docs/json.md)."""
@@ -56,6 +58,7 @@ class FarmSummary:
             "queued": self.queued,
             "unsubmitted": self.unsubmitted,
             "unsubmitted_why": self.unsubmitted_why,
+            "left_in_queue": self.left_in_queue,
         }
 
 
@@ -90,6 +93,7 @@ def summary(ledger: Ledger, queue: QueueSummary | None = None) -> FarmSummary:
         queued=None if waiting is None else len(waiting.queued),
         unsubmitted=None if waiting is None else len(waiting.unsubmitted),
         unsubmitted_why="" if waiting is None else waiting.why,
+        left_in_queue=None if waiting is None else len(waiting.left),
     )
 
 
