@@ -547,6 +547,11 @@ def test_a_setup_that_takes_the_place_of_the_shell_is_refused(engine: Engine) ->
     made(engine, setup="cd /of/task/$TASKFARMER_TASK_ID").check()
 
 
+def test_the_place_of_our_own_directory_is_taken() -> None:
+    with pytest.raises(InputError, match=r"/\.taskfarmer is taken"):
+        DockerRunner("i", "/tmp:/.taskfarmer/")
+
+
 def test_an_option_that_would_remove_the_image_is_refused() -> None:
     with pytest.raises(InputError, match="remove the image"):
         PodmanRunner("i", options="--rmi")

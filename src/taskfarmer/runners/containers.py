@@ -122,6 +122,8 @@ class ContainerRunner(Runner):
                 raise InputError(f"mounts: two have the target {target}")
             if not target.strip("/"):
                 raise InputError("mounts: nothing can be mounted over the container's /")
+            if target == self.meeting:
+                raise InputError(f"mounts: {target} is taken, for taskfarmer's own directory")
         self.setup = setup
         self.shell = shell
         self.variables = assignments(env)
