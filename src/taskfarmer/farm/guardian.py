@@ -146,8 +146,9 @@ class Guardian:
                 with suppress(ProcessLookupError):
                     os.kill(loop.pid, signal.SIGKILL)
                 self._bury(loop, hangs=True)
+                who = "the farmer" if len(self._loops) == 1 else "a loop of the farmer"
                 self._last_words.append(
-                    f"the farmer had no confirmed heartbeat for {DEADLINE * loop.lease_s:.0f} s;"
+                    f"{who} had no confirmed heartbeat for {DEADLINE * loop.lease_s:.0f} s;"
                     " it and its tasks are ended (another farmer may take them over)"
                 )
 
