@@ -20,10 +20,13 @@ from taskfarmer.core.resources import Share
 from taskfarmer.definitions import Definition
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.executors import Exit, Launch, StartError
-from taskfarmer.farm.executors.batch import CANCEL_S, LATE_S, BatchJobs
+from taskfarmer.farm.executors.batch import BatchJobs
+from taskfarmer.farm.executors.batches import CANCEL_S
 from taskfarmer.farm.executors.beside import BesideJobs
+from taskfarmer.farm.executors.ends import LATE_S
 from taskfarmer.farm.executors.jobs import TEXT_BYTES, Jobs
 from taskfarmer.farm.ledger import Ledger
+from taskfarmer.farm.submissions import Submissions
 from taskfarmer.farm.workdir import Workdir
 from tests.explorer import Runs
 
@@ -91,6 +94,7 @@ class World:
         self.system = system or Fake()
         self.workdir = Workdir(path)
         self.workdir.logs.mkdir(parents=True, exist_ok=True)
+        self.submissions = Submissions(self.workdir.jobs, Disk())
         self.said: list[str] = []
         self.told = Memory()
         self.ran: Counter[int] = Counter()
@@ -368,6 +372,116 @@ def test_what_is_refused_for_good_ends_the_farmer(world: World) -> None:
     assert error.value.retryable
 
 
+GPUS = Task(text="x", gpus=3)
+CPUS = Task(text="x", cpus=400)
+
+
+def hold(world: World, *tasks: int) -> None:
+    """The scheduler lets the jobs of these wait for ever."""
+    for id in tasks:
+        world.job(id).status = JobStatus(JobState.HELD, reason="PartitionConfig", remedy="ask for less")
+
+
+def refuse_the_next(world: World, id: int) -> list[Exit]:
+    """One more attempt is refused for good, so that the farmer is to submit nothing more; return what ended besides."""
+    world.system.misbehave("submit", Refused("Invalid generic resource (gres) specification"))
+    world.executor.start(launch(id, task=GPUS))
+    refused, *others = world.turns(5)
+    assert (refused.id, refused.reason) == (id, "nostart")
+    assert world.executor.trouble
+    return others
+
+
+def test_a_farmer_in_trouble_leaves_the_jobs_that_are_held_to_the_next_one(world: World) -> None:
+    for id, task in ((0, CPUS), (1, None), (2, CPUS)):
+        world.executor.start(launch(id, task=task))
+    world.turns(0.5)
+    hold(world, 0, 2)
+    assert not refuse_the_next(world, 3) + world.turns(60), "one still runs"
+    world.finish(1)
+    ends = world.turns(60)
+    assert sorted((end.id, end.reason) for end in ends) == [(0, "nostart"), (1, "ended"), (2, "nostart")]
+    held = [f"{world.job(id).id} (task {id})" for id in (0, 2)]
+    assert world.said[-1] == (
+        f"what is left are jobs that are held, which stay in the queue: {', '.join(held)}: PartitionConfig;"
+        " ask for less, or `taskfarmer cancel` the task"
+    )
+    world.executor.close()
+    assert "2 jobs left in the queue" in world.said[-1]
+    assert not world.system.asked["cancel"]
+    submitted = world.system.asked["submit"]
+    world.executor = world.farmer()
+    for id in (0, 2):
+        world.executor.start(launch(id, 2, CPUS))
+    world.system.release(world.job(0).id)
+    world.turns(3)
+    assert world.system.asked["submit"] == submitted, "the next farmer attaches to them"
+    world.finish(0)
+    assert [(end.id, end.status) for end in world.turns(60)] == [(0, 0)]
+    world.executor.signal(2, 15)
+    assert [end.id for end in world.turns(60)] == [2]
+    assert world.job(2).status.state is JobState.LOST
+    assert world.ran == {0: 1, 1: 1}
+
+
+def test_a_held_job_that_somebody_released_is_waited_for_also_by_a_farmer_in_trouble(world: World) -> None:
+    for id in (0, 1):
+        world.executor.start(launch(id))
+    world.turns(0.5)
+    hold(world, 0)
+    assert not refuse_the_next(world, 2) + world.turns(60)
+    world.system.release(world.job(0).id)
+    world.turns(60)
+    world.finish(1)
+    assert [end.id for end in world.turns(60)] == [1]
+    world.finish(0)
+    assert [(end.id, end.status) for end in world.turns(60)] == [(0, 0)]
+    assert world.ran == {0: 1, 1: 1}
+
+
+def test_a_farmer_in_trouble_waits_for_no_room_that_held_jobs_take(tmp_path: Path) -> None:
+    world = World(tmp_path / "farm", Fake(limits=Limits(elements=1000, jobs=2)))
+    for id in (0, 1):
+        world.executor.start(launch(id, task=CPUS))
+    world.turns(3)
+    hold(world, 0)
+    world.finish(1)
+    assert [end.id for end in world.turns(60)] == [1]
+    world.system.misbehave("submit", Refused("Invalid generic resource (gres) specification"))
+    world.executor.start(launch(2, task=GPUS))
+    world.executor.start(launch(3))
+    world.executor.start(launch(4))
+    world.turns(5)
+    hold(world, 3)
+    ends = world.turns(60)
+    assert sorted((end.id, end.reason) for end in ends) == [(0, "nostart"), (3, "nostart"), (4, "nostart")]
+    assert world.system.asked["cancel"] == 0
+
+
+class Passing(Fake):
+    """Its jobs do not outlive who submitted them."""
+
+    lasting = False
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_held_jobs_that_cannot_outlive_a_farmer_in_trouble_are_cancelled(tmp_path: Path, answers: bool) -> None:
+    world = World(tmp_path / "farm", Passing())
+    world.executor.start(launch(0, task=CPUS))
+    world.turns(0.5)
+    hold(world, 0)
+    if not answers:
+        world.system.misbehave("cancel", NoAnswer("it did not answer"), times=1000)
+    ends = refuse_the_next(world, 1) + world.turns(60 + CANCEL_S)
+    assert [(end.id, end.reason) for end in ends] == [(0, "nostart")]
+    assert [text for text in world.said if "held, which are cancelled:" in text]
+    assert world.job(0).status.state.is_over is answers
+    world.executor = world.farmer()
+    world.executor.start(launch(0, 2))
+    world.turns(5)
+    assert world.ran == ({0: 1} if answers else {})
+
+
 SILENT = Unsure("sbatch ended well without a job id; it said: Job 7 to start at noon", ended_well=True)
 
 
@@ -422,7 +536,8 @@ def test_a_submission_that_comes_very_late_does_nothing(world: World) -> None:
     world.turns(2)
     (first,) = world.workdir.jobs.iterdir()
     world.turns(100)
-    (late,) = (request for request in world.executor._submissions.all() if request.submission.name == first.name)
+    late = world.submissions.read(first.name)
+    assert late is not None
     ours = world.job(0)
     world.system._enter(late.submission)
     world.turns(2)
@@ -739,17 +854,18 @@ def test_a_farmer_that_saw_what_was_withdrawn_does_not_wait_for_it(world: World)
     other = world.farmer()
     world.system.misbehave("submit", Refused("busy", again=True))
     world.executor.start(launch(0))
-    request = world.executor._submissions.request
+    submissions = world.executor._submitting._submissions
+    request = submissions.request
 
     def seen(*args: Any) -> Any:
         made = request(*args)
         other.holds(launch(0, attempt=2))  # it looks just now
         return made
 
-    world.executor._submissions.request = seen  # type: ignore[assignment, method-assign]
+    submissions.request = seen  # type: ignore[assignment, method-assign]
     world.turns(1.5)
     assert not list(world.workdir.jobs.glob("tf*"))
-    assert world.executor._submissions.obstacle() == "fake takes no jobs now (busy); it is asked again"
+    assert world.submissions.obstacle() == "fake takes no jobs now (busy); it is asked again"
     other._left.look_again()
     assert not other.holds(launch(0, attempt=2))
 
@@ -766,7 +882,7 @@ def test_a_job_tells_when_it_ran(world: World) -> None:
     ends = {end.id: (end.start, end.end) for end in world.turns(5)}
     assert ends[0] == (now - 10.0, now - 5.0)
     assert ends[1] == (0.0, 0.0)
-    assert ends[2][0] == world.executor._submissions.all()[0].time
+    assert ends[2][0] == world.submissions.all()[0].time
     assert ends[2][1] <= world.now
 
 
@@ -795,9 +911,9 @@ def test_a_result_counts_also_if_its_submission_is_said_to_be_none(world: World)
     world.turns(3)
     job = world.job(0)
     world.executor = world.farmer()
-    world.executor._next_look = float("inf")
+    world.executor._ends._next = float("inf")
     world.executor.start(launch(0, attempt=2))
-    world.executor._next_look = float("inf")
+    world.executor._ends._next = float("inf")
     world.now += 200
     write_result(job)
     world.system.forget(job.id)

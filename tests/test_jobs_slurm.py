@@ -213,6 +213,40 @@ def test_tasks_that_no_node_can_have_do_not_end_the_jobs_of_others(slurm: Slurm,
     assert jobs.counts() == {"finished": 3, "toprocess": 1, "cancelled": 1}
 
 
+def test_a_job_that_waits_for_ever_does_not_keep_a_farmer_that_is_refused_another(
+    slurm: Slurm, jobs: Farm, faults: Faults
+) -> None:
+    """It is left to the next one, and ended by who wants its task to end, or all of them."""
+    tasks = [{"command": "true", "cpus": 400}, {"command": "true", "gpus": 3}, {"command": "echo 2 >>ran; exit 1"}]
+    jobs.list.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    options = (*JOBS, "--tasklist", "jsonl", "--retries", "2")
+    for count in (1, 2):
+        done = jobs.start(*options).wait(120)
+        assert done.status == 3, done
+        (job,) = slurm.queue()
+        held = f"are held, which stay in the queue: {job} (task 0): PartitionConfig; ask for less"
+        assert (done.out + done.err).count(held) == 1, done
+        assert "1 job left in the queue of Slurm: the next farmer attaches" in done.out + done.err
+        assert f"slurm job {job}, for attempt 1" in jobs.once("show", jobs.workdir, "0").out
+        assert len(of_task(jobs, 0)) == 1, count
+        assert "1 job was left to the batch system: the next farmer attaches" in jobs.once("status", jobs.workdir).out
+    assert not faults.calls()["scancel"]
+    assert jobs.once("cancel", jobs.workdir, "1").status == 0
+    farmer = jobs.start(*options)
+    wait_for(lambda: jobs.once("status", jobs.workdir, "--json").json()["queued"] == 1, "it to be attached to")
+    assert "1 of those that run wait in the queue" in jobs.once("status", jobs.workdir).out
+    die(farmer)
+    assert "cancelled 1 job" in jobs.once("stop", jobs.workdir).out
+    wait_for(lambda: not slurm.queue(), "the queue to be empty")
+    assert len(of_task(jobs, 0)) == 1
+
+
+def of_task(farm: Farm, task: int) -> list[Path]:
+    """Return the submissions that a task is in."""
+    requests = farm.workdir.glob("jobs/*/request.json")
+    return [path for path in requests if task in dict(json.loads(path.read_text())["extra"]["tasks"])]
+
+
 def test_the_controller_is_away_for_a_while(slurm: Slurm, jobs: Farm) -> None:
     """spec: workflow 6.9.115"""
     write(jobs, *["sleep 3"] * 6)
