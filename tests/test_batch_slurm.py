@@ -29,17 +29,11 @@ from taskfarmer.batch import (
 )
 from taskfarmer.batch.calls import HUNG, MISSING, run_call
 from taskfarmer.batch.script import UNSEEN
-from taskfarmer.batch.slurm import (
-    STATES,
-    Slurm,
-    condensed,
-    directive,
-    exit_status,
-    limits_of,
-    minutes,
-    numbers,
-    state_of,
-)
+from taskfarmer.batch.slurm import Slurm
+from taskfarmer.batch.slurm_answers import limits_of
+from taskfarmer.batch.slurm_ids import condensed, numbers
+from taskfarmer.batch.slurm_options import directive, minutes
+from taskfarmer.batch.slurm_states import STATES, exit_status, state_of
 from taskfarmer.errors import InputError
 from tests.batch_contract import NAP, BatchSystemContract, Site
 from tests.testbed.fixtures import slurm_with

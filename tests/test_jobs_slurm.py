@@ -228,6 +228,7 @@ def test_a_job_that_waits_for_ever_does_not_keep_a_farmer_that_is_refused_anothe
         assert (done.out + done.err).count(held) == 1, done
         assert "1 job left in the queue of Slurm: the next farmer attaches" in done.out + done.err
         assert f"slurm job {job}, for attempt 1" in jobs.once("show", jobs.workdir, "0").out
+        assert "1 job was left to the batch system" in jobs.once("status", jobs.workdir).out
         assert len(of_task(jobs, 0)) == 1, count
         assert "1 job was left to the batch system: the next farmer attaches" in jobs.once("status", jobs.workdir).out
     assert not faults.calls()["scancel"]
