@@ -308,6 +308,13 @@ class BatchSystemContract:
         submission, _ = site.run(body, needs=needs)
         assert site.said(submission).splitlines() == ["of the script", "env", env["ODD"], ""]
 
+    def test_what_a_script_sets_for_its_shell_does_not_end_what_comes_next(self, site: Site) -> None:
+        site.need("run", "exit status")
+        script = site.shared / "set up.sh"
+        script.write_text("set -eu\nexport A=1\n")
+        _, (end,) = site.run('false; [ "${A}${NOT_SET}" = 1 ] && exit 4', needs=Needs(env_script=str(script)))
+        assert (end.state, end.exit_status) == (E, 4)
+
     def test_a_script_that_fails_ends_the_job(self, site: Site) -> None:
         """Also if it is not there on the node. spec: workflow 6.6.67"""
         site.need("run", "exit status")
@@ -318,6 +325,10 @@ class BatchSystemContract:
         said = site.said(submission)
         assert "no licence" in said
         assert "set up.sh ended the job with status 3" in said
+        assert not (submission.directory / "ran").exists()
+        script.write_text("set -e\nfalse\nexport A=1\n")
+        submission, (end,) = site.run("touch ran", needs=Needs(env_script=str(script)))
+        assert (end.state, end.exit_status) == (E, 1)
         assert not (submission.directory / "ran").exists()
         script.write_text("exit 0\n")
         submission, (end,) = site.run("touch ran", needs=Needs(env_script=str(script)))
