@@ -35,7 +35,7 @@ from taskfarmer.runners import podman as podman_module
 from taskfarmer.runners.leash import TIED_STEP, leash
 from taskfarmer.runners.mounts import mounts_of
 from taskfarmer.runners.warm import message
-from tests.farms import TASKFARMER, Farm, is_alive, kill, processes_with, wait_for
+from tests.farms import TASKFARMER, Farm, Farmer, is_alive, kill, processes_with, wait_for
 from tests.testbed.containers import Engine
 from tests.testbed.slurm import Slurm
 
@@ -483,6 +483,18 @@ def test_a_killed_farmer_leaves_no_container(lone: Farm, engine: Engine, whom: s
     no_container(engine)
 
 
+def kill_whole(farmer: Farmer, farm: Farm, engine: Engine) -> None:
+    """Kill loop and guardian in the same instant, and hold that no container outlives them."""
+    loop = farmer.loop()
+    kill(farmer.pid, signal.SIGSTOP)
+    kill(loop)
+    kill(farmer.pid)
+    wait_for(lambda: not sleepers(farm), "the container to end")
+    farmer.close()
+    made(engine).check()
+    no_container(engine)
+
+
 WITHOUT_INIT = {"apptainer": "--compat --no-mount tmp", "docker": "--init=false", "podman": "--init=false"}
 
 
@@ -492,14 +504,7 @@ def test_a_container_without_an_init_ends_with_its_farmer_too(lone: Farm, engine
     lone.write(SLEEP)
     farmer = lone.start("--runner", "inside")
     wait_for(lambda: len(sleepers(lone)) >= 3, "the task to work")
-    loop = farmer.loop()
-    kill(farmer.pid, signal.SIGSTOP)
-    kill(loop)
-    kill(farmer.pid)
-    wait_for(lambda: not sleepers(lone), "the container to end")
-    farmer.close()
-    made(engine).check()
-    no_container(engine)
+    kill_whole(farmer, lone, engine)
 
 
 @pytest.mark.parametrize(("line", "status"), [("exit 3", 3), ("echo x", 0), ("kill -TERM $$", 143), ("no-such", 127)])

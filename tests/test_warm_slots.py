@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ from taskfarmer.errors import InputError
 from taskfarmer.runners import Job
 from taskfarmer.runners.owners import is_left, private_directory, remove_left_directories
 from taskfarmer.runners.warm import SERVER, message
-from tests.farms import Farm, kill, wait_for
-from tests.test_container_runners import define_engine, made, no_container, sleepers
+from tests.farms import Farm, wait_for
+from tests.test_container_runners import define_engine, kill_whole, made, no_container, sleepers
 from tests.test_container_runners import run as run_line
 from tests.testbed.containers import Engine
 
@@ -159,14 +158,7 @@ def test_a_task_that_never_stops_printing_ends_with_its_farmer(lone: Farm, engin
     lone.write("sleep 300 & while :; do echo printed; done")
     farmer = lone.start("--runner", "inside")
     wait_for(lambda: sleepers(lone) and "printed" in lone.log(0), "the task to print")
-    loop = farmer.loop()
-    kill(farmer.pid, signal.SIGSTOP)
-    kill(loop)
-    kill(farmer.pid)
-    wait_for(lambda: not sleepers(lone), "the container to end")
-    farmer.close()
-    made(engine).check()
-    no_container(engine)
+    kill_whole(farmer, lone, engine)
 
 
 def test_slots_keep_their_containers_to_the_end_of_the_farm(lone: Farm, engine: Engine) -> None:
