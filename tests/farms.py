@@ -197,9 +197,15 @@ class Farm:
         self.list.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
     def runs(self) -> list[Run]:
-        """Return the attempts that began, in their order."""
-        words = (line.split() for line in self.runs_file.read_text().splitlines())
-        return [Run(int(task), int(attempt), int(pid), float(at), token) for task, attempt, pid, at, token in words]
+        """Return the attempts that began, in their order.
+
+        One that is killed may lose its `date` first, and write down no time in its last moment: it is 0 then.
+        """
+        runs = []
+        for line in self.runs_file.read_text().splitlines():
+            task, attempt, pid, *at, token = line.split()
+            runs.append(Run(int(task), int(attempt), int(pid), float(at[0]) if at else 0.0, token))
+        return runs
 
     def attempts(self) -> Counter[int]:
         """Return how often each task began."""
