@@ -104,8 +104,12 @@ class Slurm(Service):
     # Nodes.
 
     def node_down(self, node: str) -> None:
-        """Declare a node dead: its jobs are requeued or fail at once, and their processes end."""
-        self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+        """
+        Declare a node dead: its jobs are requeued or fail at once, and their processes end. It is drained first:
+        its daemon lives, and when it next reports, Slurm trusts a node that is merely down again.
+        """
+        for state in ("drain", "down"):
+            self.call("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
 
     def node_up(self, node: str) -> None:
         """Declare it healthy again, and wait until it is."""
@@ -117,7 +121,7 @@ class Slurm(Service):
         return self.node_state(node) in ("IDLE", "MIXED", "ALLOCATED")
 
     def node_state(self, node: str) -> str:
-        """Return the state of a node, such as IDLE, MIXED, ALLOCATED, DOWN; with `*`: it does not answer."""
+        """Return the state of a node, such as IDLE, MIXED, ALLOCATED, DOWN+DRAIN; with `*`: it does not answer."""
         return re.search(r" State=(\S+)", self.call("scontrol", "-o", "show", "node", node)).group(1)  # type: ignore[union-attr]
 
     def lose_node(self, node: str) -> None:

@@ -73,9 +73,9 @@ class HTCondor(BatchSystem):
     @classmethod
     def by_bindings(cls, environ: Mapping[str, str]) -> bool:
         """Whether the bindings are used: they are installed and find a configuration."""
-        return find_spec("htcondor2") is not None and (
-            bool(environ.get("CONDOR_CONFIG")) or any(map(os.path.exists, _CONFIGURATIONS))
-        )
+        # A process that has imported the bindings where there is none has `/dev/null` for its configuration since.
+        named = environ.get("CONDOR_CONFIG") not in (None, "", "/dev/null")
+        return find_spec("htcondor2") is not None and (named or any(map(os.path.exists, _CONFIGURATIONS)))
 
     @classmethod
     def missing(cls, environ: Mapping[str, str]) -> list[str]:
