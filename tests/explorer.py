@@ -620,9 +620,9 @@ LEFT_OUT: dict[type, frozenset[str]] = {
     ),
     Agreement: frozenset("_ledger _id _plan _journal _loop _clock _heeded _looks _next_look _tail_read".split()),
     Ledger: frozenset(("workdir", "disk", "clock", "log", "segments", "snapshot_at")),
-    State: frozenset(("number", "config", "segments", "deps", "first_ready", "index", "lease_s", "heartbeat_s")),
+    State: frozenset("number config segments deps first_ready index lease_s heartbeat_s _alive".split()),
     Farmer: frozenset("id joined host last since until why takes finished failed unreadable".split()),
-    Plan: frozenset(("state", "rules", "_describe", "_is_special", "_next_timeout", "_recent", "_ends", "_typical_s")),
+    Plan: frozenset("state rules _describe _is_special _next_timeout _recent _ends _typical_s".split()),
     Attempt: frozenset(("task", "began", "kill_at")),
     Journal: frozenset(("_disk", "_fd", "unsynced", "problem")),
 }

@@ -120,6 +120,9 @@ class Plan:
         free = self.resources.free
         if len(self.queue) >= max(free, 1) and self.rate * policy.FAR_S / 4 < len(self.queue):
             return 0
+        ready = self.state.status.count(READY)
+        if not ready:
+            return 0
         alive = self.state.alive()
         me = self.state.farmers[self.number - 1]
         if self.queue and any(farmer.want for farmer in alive if farmer is not me):
@@ -129,7 +132,7 @@ class Plan:
             free=free,
             queued=len(self.queue),
             rate=self.rate,
-            ready=self.state.status.count(READY),
+            ready=ready,
             all_slots=self._all_slots(),
             farmers=len(alive),
             takes=self._takes,

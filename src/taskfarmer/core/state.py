@@ -114,6 +114,8 @@ class State:
         self.owner = array("I")
         self.farmers: list[Farmer] = []
         self.index: dict[str, int] = {}
+        self._alive: list[Farmer] = []
+        """Kept, since a loop asks several times a turn, and farmers come and go seldom."""
         self.tries: dict[int, Tries] = {}
         self.running: dict[int, Running] = {}
         self.stopping: dict[int, Running] = {}
@@ -175,8 +177,8 @@ class State:
         return len(self.status) if found < 0 else found
 
     def alive(self) -> list[Farmer]:
-        """The farmers that have neither left nor been buried, in the order of joining."""
-        return [farmer for farmer in self.farmers if farmer.alive]
+        """The farmers that have neither left nor been buried, in the order of joining; not to be changed."""
+        return self._alive
 
     def farmer(self, id: str) -> Farmer:
         """Return the farmer of that id.
@@ -235,6 +237,7 @@ class State:
                 joined.job = body.job
                 self.farmers.append(joined)
                 self.index[entry.by] = len(self.farmers)
+                self._alive = [*self._alive, joined]
             case Take(ids=ids):
                 self._take(self.index[entry.by], ids)
             case Report(want=want):
@@ -307,6 +310,7 @@ class State:
         self.untold.pop(number, None)
         self.reread.discard(number)
         farmer.ended, farmer.why, farmer.until, farmer.cut, farmer.takes = how, why, time, farmer.seen, []
+        self._alive = [other for other in self._alive if other is not farmer]
 
     def _forget_attempt(self, task: int) -> Running | None:
         return self.running.pop(task, None) or self.stopping.pop(task, None)
@@ -547,6 +551,8 @@ class State:
             farmer.takes, farmer.told = held, farmer.seen
             state.farmers.append(farmer)
             state.index[farmer.id] = number
+            if farmer.alive:
+                state._alive.append(farmer)
             for a, b in held:
                 state.owner[a : b + 1] = array("I", [number]) * (b + 1 - a)
                 cancelled = {task for task in range(a, b + 1) if state.status[task] == CANCELLED}
