@@ -70,12 +70,20 @@ def last_line(text: str) -> str:
 
 
 def rounds(
-    count: int, measurements: Mapping[str, Callable[[], float]], *, calm: float | None = None
+    count: int,
+    measurements: Mapping[str, Callable[[], float]],
+    *,
+    calm: float | None = None,
+    there_and_back: bool = False,
 ) -> dict[str, list[float]]:
-    """Take every measurement once a round (A B C, A B C, ...), so that a slow minute of the machine hits all alike."""
+    """Take every measurement once a round (A B C, A B C, ...), so that a slow minute of the machine hits all alike.
+
+    `there_and_back`: every other round in reverse (A B, B A, ...), so that none always comes after the same.
+    """
     taken: dict[str, list[float]] = {name: [] for name in measurements}
     for number in range(count):
-        for name, measure in measurements.items():
+        ways = list(measurements.items())
+        for name, measure in reversed(ways) if there_and_back and number % 2 else ways:
             wait_until_calm(calm)
             tell(f"round {number + 1} of {count}: {name}")
             taken[name].append(measure())

@@ -3,10 +3,10 @@
     python benchmarks/runners.py --apptainer /images/x.sif --podman localhost/mini:1 --docker mini:1
 
 First, what a runner adds to the bare command of the container program: one empty task is started by each way in turn,
-with the same options, without taskfarmer's shell, leash and mount, and with; 6 times as often as there are rounds,
-since a start takes 10 ms more or less from one time to the next. The median of the differences of two neighbours is to
-be at most 5 ms; beside it stands between what that median lies in 95 of 100 such series (by the ranks of the
-differences).
+with the same options, without taskfarmer's shell, leash and mount, and with, and the next time the other way round; so
+often, since a start takes 10 to 30 ms more or less from one time to the next. The median of the differences of the two
+of a pair is to be at most 5 ms; beside it stands between what that median lies in 95 of 100 such series (by the ranks
+of the differences).
 
 Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
 (`reuse = slot`). It is the time from the end of the first task to that of the last, by the number of tasks between, so
@@ -32,8 +32,6 @@ from taskfarmer.runners import ApptainerRunner, DockerRunner, Job, PodmanRunner,
 
 TARGET_MS = 5.0
 TARGET_TIMES = 3.0
-PAIRS = 6
-"""Starts without and with the runner in a round."""
 COLD, WARM = 10, 300
 """Tasks of a farm whose containers are each a task's own, and of the others."""
 CLASSES: dict[str, Callable[[str], Runner]] = {
@@ -46,7 +44,8 @@ CLASSES: dict[str, Callable[[str], Runner]] = {
 def main() -> int:
     """Run the benchmark; 1 if a target was missed."""
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=20, metavar="N")
+    parser.add_argument("--pairs", type=int, default=200, metavar="N", help="starts without and with (default: 200)")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds of the farms (default: 10)")
     parser.add_argument("--line", default="true", metavar="TASK", help="the task of the farms (default: true)")
     for name in CLASSES:
         parser.add_argument(f"--{name}", metavar="IMAGE")
@@ -54,7 +53,7 @@ def main() -> int:
     images = {name: image for name in CLASSES if (image := getattr(options, name))}
     if not images:
         parser.error("no image: say --apptainer, --podman or --docker")
-    added = [bare_row(name, CLASSES[name](image), options.rounds, options.calm) for name, image in images.items()]
+    added = [bare_row(name, CLASSES[name](image), options.pairs, options.calm) for name, image in images.items()]
     show(added, as_json=options.json)
     with scratch(options.scratch) as place:
         farms = farm_rows(images, place, options.line, options.rounds, options.calm)
@@ -62,13 +61,14 @@ def main() -> int:
     return int(any("missed" in str(row["target"]) for row in (*added, *farms)))
 
 
-def bare_row(name: str, runner: Runner, count: int, calm: float | None) -> dict[str, object]:
+def bare_row(name: str, runner: Runner, pairs: int, calm: float | None) -> dict[str, object]:
     """Return what a runner adds to its program."""
     runner.check()
     taken = rounds(
-        PAIRS * count,
+        pairs,
         {f"{name}, bare": lambda: took(bare(words(runner))), name: lambda: took(words(runner))},
         calm=calm,
+        there_and_back=True,
     )
     plain, with_runner = ([1000 * seconds for seconds in times] for times in taken.values())
     differences = [b - a for a, b in zip(plain, with_runner, strict=True)]
