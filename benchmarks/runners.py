@@ -2,11 +2,11 @@
 
     python benchmarks/runners.py --apptainer /images/x.sif --podman localhost/mini:1 --docker mini:1
 
-First, what a runner adds to the bare command of the container program: one empty task is started by each way in turn,
-with the same options, without taskfarmer's shell, leash and mount, and with, and the next time the other way round; so
-often, since a start takes 10 to 30 ms more or less from one time to the next. The median of the differences of the two
-of a pair is to be at most 5 ms; beside it stands between what that median lies in 95 of 100 such series (by the ranks
-of the differences).
+First, what a runner adds to the bare command of the container program: one empty task, whose line a shell reads in the
+container, is started by each way in turn, with the same options, without taskfarmer's shell, leash and mount, and with,
+and the next time the other way round; so often, since a start takes 10 to 30 ms more or less from one time to the next.
+The median of the differences of the two of a pair is to be at most 5 ms; beside it stands between what that median lies
+in 95 of 100 such series (by the ranks of the differences).
 
 Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
 (`reuse = slot`). It is the time from the end of the first task to that of the last, by the number of tasks between, so
@@ -46,14 +46,17 @@ def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=200, metavar="N", help="starts without and with (default: 200)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds of the farms (default: 10)")
-    parser.add_argument("--line", default="true", metavar="TASK", help="the task of the farms (default: true)")
+    parser.add_argument("--line", default="/bin/true", metavar="TASK", help="the task (default: /bin/true)")
     for name in CLASSES:
         parser.add_argument(f"--{name}", metavar="IMAGE")
     options = parser.parse_args()
     images = {name: image for name in CLASSES if (image := getattr(options, name))}
     if not images:
         parser.error("no image: say --apptainer, --podman or --docker")
-    added = [bare_row(name, CLASSES[name](image), options.pairs, options.calm) for name, image in images.items()]
+    added = [
+        bare_row(name, CLASSES[name](image), options.line, options.pairs, options.calm)
+        for name, image in images.items()
+    ]
     show(added, as_json=options.json)
     with scratch(options.scratch) as place:
         farms = farm_rows(images, place, options.line, options.rounds, options.calm)
@@ -61,12 +64,12 @@ def main() -> int:
     return int(any("missed" in str(row["target"]) for row in (*added, *farms)))
 
 
-def bare_row(name: str, runner: Runner, pairs: int, calm: float | None) -> dict[str, object]:
+def bare_row(name: str, runner: Runner, line: str, pairs: int, calm: float | None) -> dict[str, object]:
     """Return what a runner adds to its program."""
     runner.check()
     taken = rounds(
         pairs,
-        {f"{name}, bare": lambda: took(bare(words(runner))), name: lambda: took(words(runner))},
+        {f"{name}, bare": lambda: took(bare(words(runner, line), line)), name: lambda: took(words(runner, line))},
         calm=calm,
         there_and_back=True,
     )
@@ -94,20 +97,19 @@ def around_median(values: Sequence[float]) -> tuple[float, float]:
     return ordered[max(0, middle - apart)], ordered[min(len(ordered) - 1, middle + apart)]
 
 
-def words(runner: Runner) -> Sequence[str]:
-    """Return what a runner starts for an empty task."""
-    argv = runner.prepare(Job(taskid=0, task=Task(text=":"), attempt=1, slot=0, workdir=".")).argv
+def words(runner: Runner, line: str) -> Sequence[str]:
+    """Return what a runner starts for a task."""
+    argv = runner.prepare(Job(taskid=0, task=Task(text=line), attempt=1, slot=0, workdir=".")).argv
     assert argv is not None
     return argv
 
 
-def bare(argv: Sequence[str]) -> Sequence[str]:
-    """Return the client's call alone: neither the shell around it, nor the one in the container, nor their mount."""
-    inside = len(argv) - 1 - argv[::-1].index("/bin/sh")
-    client = list(argv[4:inside])
+def bare(argv: Sequence[str], line: str) -> Sequence[str]:
+    """Return the client's call alone: neither the shell around it, nor ours in the container, nor their mount."""
+    client = list(argv[4 : argv.index("/bin/sh", 4)])
     ours = next(i for i, word in enumerate(client) if "/share:" in word)
     del client[ours - (client[ours - 1] == "--volume") : ours + 1]
-    return [*client, *argv[-3:]]
+    return [*client, "sh", "-c", line]
 
 
 def took(argv: Sequence[str]) -> float:

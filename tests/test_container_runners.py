@@ -142,6 +142,20 @@ def test_the_words_for_apptainer() -> None:
     assert argv[-3:] == ("sh", "-c", "true")
 
 
+def test_a_line_that_needs_no_shell_has_only_the_one_that_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def inside(line: str, **arguments: Any) -> tuple[str, ...]:
+        argv = words(DockerRunner("i", **arguments), line)
+        return argv[argv.index("i") + 7 :]
+
+    assert inside("sim --seed 5 'a b'") == ("sim", "--seed", "5", "a b")
+    for line in ("sim | sort", "sim $SEED", "true", "cd /x", "sim > out"):  # not every image has a program `true`
+        assert inside(line) == ("sh", "-c", line)
+    assert inside("sim", shell="bash") == ("bash", "-c", "sim")  # an image may have a BASH_ENV
+    assert inside("sim", env="BASH_FUNC_sim=x") == ("sim",)
+    monkeypatch.setenv("BASH_FUNC_module%%", "() { :; }")  # a shell that is bash by the name of sh takes it in
+    assert inside("module load root") == ("sh", "-c", "module load root")
+
+
 @pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
 def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """spec: packtivity 12.73, 12.76, 12.82, 12.83"""
@@ -924,7 +938,7 @@ def test_a_killed_farmer_leaves_no_step(slurm: Slurm, lone: Farm) -> None:
         kill(place["pid"], signal.SIGSTOP)
         kill(place["guardian"])
         kill(place["pid"])
-        wait_for(lambda: not steps_of(slurm, job), "the step to end")
+        wait_for(lambda: not steps_of(slurm, job), "the step to end", 90.0)
         wait_for(lambda: not at_work(lone, 0), "its processes to end")
         assert job in slurm.queue()
     finally:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from taskfarmer.farm.shell import SHELL_WORDS, words_of
+from taskfarmer.runners.shell import SHELL_WORDS, words_of
 
 SIMPLE = [
     ("true", ["true"]),

@@ -18,6 +18,7 @@ from taskfarmer.runners.leash import TIED, leash
 from taskfarmer.runners.mounts import Mount, mounts_of, words_of
 from taskfarmer.runners.owners import prefix, private_directory, remove_left_directories
 from taskfarmer.runners.programs import require_program
+from taskfarmer.runners.shell import words_without_shell
 from taskfarmer.runners.warm import SHARE, ContainerDied, Start, WarmContainer, message
 from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, chain, inner_runner
 
@@ -235,7 +236,7 @@ class ContainerRunner(Runner):
         inside = Inside(
             argv=(
                 *("/bin/sh", "-c", TIED, "sh", f"{meeting.target}/{mark}" if meeting else "/dev/null", name),
-                *argv_of(command),
+                *self._words(command, names),
             ),
             cwd=directory or self.workdir or command.cwd or None,
             here=os.path.abspath(command.cwd or job.task.cwd or os.curdir),
@@ -250,6 +251,18 @@ class ContainerRunner(Runner):
             env={**self.client_env, **command.env, **self.variables},
             remove=remove,
         )
+
+    def _words(self, command: Command, names: Iterable[str]) -> tuple[str, ...]:
+        """Return what runs in the container. There is a shell already, ours; a line that needs none has no other.
+
+        bash is always started: the image may tell it what to do first. So is sh for what not every image has as a
+        program beside the shell's own.
+        """
+        if command.line is not None and command.shell == "sh":
+            words = words_without_shell(command.line, "sh", {*os.environb, *map(os.fsencode, names)})
+            if words is not None and words[0] not in ("true", "false"):
+                return tuple(words)
+        return argv_of(command)
 
     def _names(self, job: Job, command: Command) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*FARM_VARIABLES, *job.task.env, *command.env, *self.variables)))
@@ -290,13 +303,15 @@ class ContainerRunner(Runner):
         self.before(job)
         made = after_setup(self.setup, self.inner.prepare(job), self.shell)
         environ = {**os.environ, **made.env, **self.variables}
-        names = (name for name in self._names(job, made) if name in environ and self.handed_on(name))
+        names = self._names(job, made)
+        handed_on = [name for name in names if name in environ and self.handed_on(name)]
         logfh.flush()
         try:
             warm = self._kept(os.path.abspath(made.cwd or os.curdir), made.cwd)
             if self._terminated:  # while it started
                 warm.terminate()
-            status = warm.run(argv_of(made), {name: environ[name] for name in names}, logfh.fileno())
+            words = self._words(made, names)
+            status = warm.run(words, {name: environ[name] for name in handed_on}, logfh.fileno())
         except ContainerDied as error:
             self._cool()
             if not self._terminated:

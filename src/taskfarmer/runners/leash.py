@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 from functools import cache
 
-TIED = """\
+from taskfarmer.runners.shell import EXEC
+
+TIED = f"""\
 echo "$2" 2>/dev/null >"$1"
 shift 2
 if [ $$ = 1 ]; then
@@ -36,8 +38,8 @@ elif [ $$ -lt 300 ]; then
     ((read -r nothing; kill -KILL $$) <&3 3<&- >/dev/null 2>&1 &)
     exec 3<&-
 fi
-exec "$@" </dev/null
-"""
+exec </dev/null
+{EXEC}"""
 """What runs in the container: the arguments, and beside them what waits for the end of the leash. Before that it leaves
 its name in a file (the first two words), by which is known that it was started.
 

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 
 from taskfarmer.errors import TaskfarmerError
 from taskfarmer.runners.owners import private_directory
+from taskfarmer.runners.shell import EXEC
 
 _PIPES = ("tasks", "control", "news", "output")
 _FILES = ("server", "task", "pid")
@@ -272,4 +273,4 @@ def _script(argv: Sequence[str], variables: Mapping[str, str]) -> str:
     """Return what the shell reads for a task: its variables, and the program that takes the shell's place."""
     # Other names do not survive a shell, and there is one in every container.
     exports = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items() if name.isidentifier()]
-    return f"{''.join(exports)}exec {shlex.join(argv)}\n"
+    return f"{''.join(exports)}set -- {shlex.join(argv)}\n{EXEC}"

@@ -18,16 +18,14 @@ from typing import NoReturn
 from ...errors import TaskfarmerError
 from ...runners import Command, Job, Runner
 from ...runners.programs import find_program
+from ...runners.shell import LONGEST, words_without_shell
 from ..disk import Disk
 from ..output import FileAction, Output
-from ..shell import words_of
 from .base import Exit, Launch, StartError
 from .children import MACHINE, ended_children, pinned, refuse, variables, why_no_output
 
 _RESET = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTOU]
 """Ignored by Python or by the loop, and what is ignored stays so over exec."""
-_LONGEST = 120_000
-"""Bytes of one argument; Linux refuses 131,072."""
 
 
 class Processes:
@@ -114,14 +112,14 @@ class Processes:
         if command.line is None:
             return self._exec(cwd, list(command.argv or ()), env, actions)
         line = command.line
-        if (words := _words_without_shell(line, command.shell, env)) is not None:
+        if (words := words_without_shell(line, command.shell, env)) is not None:
             try:
                 return self._exec(cwd, words, env, actions)
             except OSError as error:  # no first line, no right to execute: the shell knows what to do, or to say
                 if error.errno not in (errno.ENOEXEC, errno.ENOENT, errno.EACCES):
                     raise
         shell = "/bin/sh" if command.shell == "sh" else self._program(command.shell, env) or "/bin/bash"
-        if len(line) < _LONGEST // 4 or len(os.fsencode(line)) < _LONGEST:
+        if len(line) < LONGEST // 4 or len(os.fsencode(line)) < LONGEST:
             return self._exec(cwd, [shell, "-c", line], env, actions)
         if "\0" in line:
             raise ValueError("embedded null byte")
@@ -189,15 +187,6 @@ class Processes:
     def close(self) -> None:
         """Close the output."""
         self._output.close()
-
-
-def _words_without_shell(line: str, shell: str, env: Mapping[bytes, bytes]) -> list[str] | None:
-    """Return the words of a line that need no shell, not even for what the environment tells a shell to do first."""
-    words = words_of(line) if len(line) < _LONGEST else None
-    if words is None or (shell == "bash" and b"BASH_ENV" in env):
-        return None
-    # An exported function, as `module` is at many sites: bash takes it in, also where it goes by the name of sh.
-    return None if b"BASH_FUNC_%b%%%%" % words[0].encode() in env else words
 
 
 def _remove(directories: tuple[str, ...]) -> None:
