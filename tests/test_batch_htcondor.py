@@ -344,9 +344,9 @@ def test_the_bindings_are_used_where_they_are_installed(condor: HTCondor, monkey
     assert "taskfarmer.batch.condor_calls" in choose("htcondor", environ).command(submission)
     native = replace(submission, needs=Needs(native=["-maxjobs", "3"]))
     assert choose("htcondor", environ).command(native) == ("condor_submit", "-terse", "-maxjobs", "3", "job.submit")
-    for nothing in ("/dev/null", ""):  # the former since this process has imported the bindings
-        without = {**condor.env, "CONDOR_CONFIG": nothing}
-        assert choose("htcondor", without).command(submission)[0] == "condor_submit"
+    null, without = ({**condor.env, "CONDOR_CONFIG": nothing} for nothing in ("/dev/null", ""))
+    for none in (null, without):  # the former is what the bindings set in a process that imports them
+        assert choose("htcondor", none).command(submission)[0] == "condor_submit"
     with pytest.raises(InputError, match="CONDOR_CONFIG"):
         HTCondorBindings(without)
     monkeypatch.setattr(module, "find_spec", lambda _: None)
