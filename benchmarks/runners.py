@@ -6,7 +6,8 @@ First, what a runner adds to the bare command of the container program: one empt
 container, is started by each way in turn, with the same options, without taskfarmer's shell, leash and mount, and with,
 and the next time the other way round; so often, since a start takes 10 to 30 ms more or less from one time to the next.
 The median of the differences of the two of a pair is to be at most 5 ms; beside it stands between what that median lies
-in 95 of 100 such series (by the ranks of the differences).
+in 95 of 100 such series (by the ranks of the differences). Third in each round comes the command as one would type it,
+without the options that the runner sets (`--init`, `--network=none`, ...), and how much longer than it the runner took.
 
 Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
 (`reuse = slot`). It is the time from the end of the first task to that of the last, by the number of tasks between, so
@@ -16,6 +17,7 @@ that neither the start of the farmer nor that of the kept container is in it. A 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -69,13 +71,18 @@ def bare_row(name: str, runner: Runner, line: str, pairs: int, calm: float | Non
     runner.check()
     taken = rounds(
         pairs,
-        {f"{name}, bare": lambda: took(bare(words(runner, line), line)), name: lambda: took(words(runner, line))},
+        {
+            f"{name}, bare": lambda: took(bare(words(runner, line), line)),
+            name: lambda: took(words(runner, line)),
+            f"{name}, as typed": lambda: took(typed(name, runner, line)),
+        },
         calm=calm,
         there_and_back=True,
     )
-    plain, with_runner = ([1000 * seconds for seconds in times] for times in taken.values())
+    plain, with_runner, by_hand = ([1000 * seconds for seconds in times] for times in taken.values())
     differences = [b - a for a, b in zip(plain, with_runner, strict=True)]
     added = statistics.median(differences)
+    longer = [b - a for a, b in zip(by_hand, with_runner, strict=True)]
     return {
         "program": name,
         "bare, ms": round(statistics.median(plain), 1),
@@ -83,6 +90,8 @@ def bare_row(name: str, runner: Runner, line: str, pairs: int, calm: float | Non
         "added, ms": round(added, 1),
         "95 %": "{:.1f} - {:.1f}".format(*around_median(differences)),
         "target": "yes" if added <= TARGET_MS else f"missed: {TARGET_MS:g} ms",
+        "as typed, ms": round(statistics.median(by_hand), 1),
+        "to that added, ms": "{:.1f} ({:.1f} - {:.1f})".format(statistics.median(longer), *around_median(longer)),
     }
 
 
@@ -110,6 +119,14 @@ def bare(argv: Sequence[str], line: str) -> Sequence[str]:
     ours = next(i for i, word in enumerate(client) if "/share:" in word)
     del client[ours - (client[ours - 1] == "--volume") : ours + 1]
     return [*client, "sh", "-c", line]
+
+
+def typed(name: str, runner: Runner, line: str) -> Sequence[str]:
+    """Return the command that a person would type for the same."""
+    image, here = str(vars(runner)["image"]), os.getcwd()
+    if name == "apptainer":
+        return [name, "--quiet", "exec", image, "sh", "-c", line]
+    return [name, "run", "--rm", f"--volume={here}:{here}", f"--workdir={here}", image, "sh", "-c", line]
 
 
 def took(argv: Sequence[str]) -> float:
