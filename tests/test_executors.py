@@ -382,9 +382,13 @@ def test_kill_reaches_groups_of_its_own(python: Bench) -> None:
 
 def test_what_run_does_to_its_process_is_undone(python: Bench) -> None:
     home = os.getcwd()
+    look = "print(os.getcwd(), os.environ.get('X'), os.environ['FROM'], os.environ.get('OWN'))"
     assert python.run(Task(text="os.environ['X'] = 'x'; del os.environ['FROM']; os.chdir('/'); logfh.close()")) == 0
-    assert python.run("print(os.getcwd(), os.environ.get('X'), os.environ['FROM'])", id=2) == 0
-    assert python.said(2).decode() == f"{home} None farmer\n"
+    assert python.run(look, id=2) == 0
+    assert python.said(2).decode() == f"{home} None farmer None\n"
+    assert python.run(Task(text="os.environ['FROM'] = 'task'", env={"OWN": "1"}), id=3) == 0
+    assert python.run(look, id=4) == 0
+    assert python.said(4).decode() == f"{home} None farmer None\n"
 
 
 def test_a_runner_that_cannot_be_built_fails_the_attempt_in_one_line(tmp_path: Path, old: Path) -> None:

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, TextIO
 
@@ -139,6 +139,7 @@ class ContainerRunner(Runner):
             self._check_reuse()
         self._environ = dict(os.environ)
         self._warm: WarmContainer | None = None
+        self._kept_for: tuple[str, str | None, frozenset[int]] | None = None
         self._id = os.urandom(4).hex()
         self._found = False
         self._ended = 0
@@ -252,15 +253,15 @@ class ContainerRunner(Runner):
             remove=remove,
         )
 
-    def _words(self, command: Command, names: Iterable[str]) -> tuple[str, ...]:
+    def _words(self, command: Command, names: Container[str]) -> tuple[str, ...]:
         """Return what runs in the container. There is a shell already, ours; a line that needs none has no other.
 
         bash is always started: the image may tell it what to do first. So is sh for what not every image has as a
         program beside the shell's own.
         """
         if command.line is not None and command.shell == "sh":
-            words = words_without_shell(command.line, "sh", {*os.environb, *map(os.fsencode, names)})
-            if words is not None and words[0] not in ("true", "false"):
+            words = words_without_shell(command.line, "sh", os.environb)
+            if words and words[0] not in ("true", "false") and f"BASH_FUNC_{words[0]}%%" not in names:
                 return tuple(words)
         return argv_of(command)
 
@@ -302,16 +303,17 @@ class ContainerRunner(Runner):
         job = self._job_for(taskid, command)
         self.before(job)
         made = after_setup(self.setup, self.inner.prepare(job), self.shell)
-        environ = {**os.environ, **made.env, **self.variables}
         names = self._names(job, made)
-        handed_on = [name for name in names if name in environ and self.handed_on(name)]
+        set_here = {**made.env, **self.variables}
+        values = ((name, set_here.get(name, os.environ.get(name))) for name in names if self.handed_on(name))
+        variables = {name: value for name, value in values if value is not None}
         logfh.flush()
         try:
             warm = self._kept(os.path.abspath(made.cwd or os.curdir), made.cwd)
             if self._terminated:  # while it started
                 warm.terminate()
             words = self._words(made, names)
-            status = warm.run(words, {name: environ[name] for name in handed_on}, logfh.fileno())
+            status = warm.run(words, variables, logfh.fileno())
         except ContainerDied as error:
             self._cool()
             if not self._terminated:
@@ -326,10 +328,12 @@ class ContainerRunner(Runner):
 
     def _kept(self, here: str, cwd: str | None) -> WarmContainer:
         """Return the container, if need be a new one."""
-        if self._warm is not None and (self._warm.start != self._start(here, cwd) or not self._warm.lives):
+        wanted = (here, cwd, frozenset(os.sched_getaffinity(0)))  # on which alone it depends how one is started
+        if self._warm is not None and (self._kept_for != wanted or not self._warm.lives):
             self._cool()
         if self._warm is None:
             self._warm = WarmContainer(self._start(here, cwd), lambda: self._terminated)
+            self._kept_for = wanted
         return self._warm
 
     def _start(self, here: str, cwd: str | None) -> Start:
@@ -344,7 +348,7 @@ class ContainerRunner(Runner):
             name=f"{prefix()}slot-{self._id}.{self._ended}",
         )
         environ = {**self._environ, **self.client_env}
-        return Start(self.client(inside), tuple(sorted(environ.items())), here, tuple(sorted(os.sched_getaffinity(0))))
+        return Start(self.client(inside), environ, here)
 
     def terminate(self) -> None:
         """Have the task told to end (see Runner.terminate)."""

@@ -102,15 +102,11 @@ class ContainerDied(TaskfarmerError):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How a kept container is started: the client's words, its variables, and the directory that it is started in.
-
-    Two that are equal make containers that no task could tell apart.
-    """
+    """How a kept container is started: the client's words, its variables, and the directory that it is started in."""
 
     argv: tuple[str, ...]
-    environ: tuple[tuple[str, str], ...]
+    environ: Mapping[str, str]
     cwd: str
-    cpus: tuple[int, ...]
 
 
 class WarmContainer:
@@ -123,7 +119,7 @@ class WarmContainer:
 
     def __init__(self, start: Start, unwanted: Callable[[], bool] = lambda: False) -> None:
         """Start it; while it starts, `unwanted` may come to say that nobody needs it any more."""
-        self.start = start
+        self._start = start
         self._unwanted = unwanted
         self._parent = os.getppid()
         self._number = 0
@@ -163,12 +159,12 @@ class WarmContainer:
     def _launch(self) -> None:
         with open(os.path.join(self._place, "said"), "wb") as said:
             self._process = subprocess.Popen(
-                [word.replace(SHARE, self.share) for word in self.start.argv],
+                [word.replace(SHARE, self.share) for word in self._start.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
-                env=dict(self.start.environ),
-                cwd=self.start.cwd,
+                env=self._start.environ,
+                cwd=self._start.cwd,
                 process_group=0,  # it does not hear the signals that are meant for a task
             )
 

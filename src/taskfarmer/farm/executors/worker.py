@@ -38,6 +38,7 @@ class Attendant:
         self._running: Any = None
         self._null = os.open(os.devnull, os.O_WRONLY)
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+        self._environ: dict[str, str] = {}
 
     def close(self) -> None:
         """Have the runner let go of what it keeps."""
@@ -85,12 +86,13 @@ class Attendant:
                 self._runner = build(Definition.from_json(job["runner"]))
                 if isinstance(self._runner, Runner):
                     self._runner.learnt = job.get("learnt")
+                self._environ = dict(os.environ)
         except TaskfarmerError as error:
             _say(str(error))
             return CANNOT_RUN
         task = decode_task(job["task"].encode())
         try:
-            with _surroundings(job["environ"], task.cwd, job["cpus"], self._home):
+            with _surroundings(job["environ"], task.cwd, job["cpus"], own=self._environ, home=self._home):
                 return self._call(job, task, log)
         except KeyboardInterrupt:
             return -signal.SIGINT
@@ -153,13 +155,16 @@ def status_of(returned: object) -> int:
 
 
 @contextmanager
-def _surroundings(environ: dict[str, str], cwd: str | None, cpus: list[int], home: int) -> Iterator[None]:
+def _surroundings(
+    environ: dict[str, str], cwd: str | None, cpus: list[int], *, own: dict[str, str], home: int
+) -> Iterator[None]:
     """Give this process the environment, directory and CPUs of an attempt, and undo what it has become by its end.
+
+    `own` is its environment between attempts, `home` its directory.
 
     Raises:
         OSError: the directory cannot be entered.
     """
-    variables = dict(os.environ)
     allowed = os.sched_getaffinity(0)
     try:
         os.environ.update(environ)
@@ -170,8 +175,10 @@ def _surroundings(environ: dict[str, str], cwd: str | None, cpus: list[int], hom
                 os.sched_setaffinity(0, cpus)
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(variables)
+        left = dict(os.environ)  # what differs is put back: all of it would take as long as a short task
+        for name in left.keys() - own.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in own.items() if left.get(name) != value})
         os.fchdir(home)
         os.sched_setaffinity(0, allowed)
 
