@@ -104,24 +104,27 @@ class Slurm(Service):
     # Nodes.
 
     def node_down(self, node: str) -> None:
+        """Declare a node dead: its jobs are requeued or fail at once, and their processes end.
+
+        Its daemon lives: when it next reports, which it does every twenty seconds, Slurm trusts the node again.
         """
-        Declare a node dead: its jobs are requeued or fail at once, and their processes end. It is drained first:
-        its daemon lives, and when it next reports, Slurm trusts a node that is merely down again.
-        """
-        for state in ("drain", "down"):
-            self.call("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
+        self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def node_up(self, node: str) -> None:
-        """Declare it healthy again, and wait until it is."""
-        if not self._is_up(node):
-            self.call("scontrol", "update", f"nodename={node}", "state=resume")
-        self.await_(lambda: self._is_up(node), f"{node} is up")
+        """Declare it healthy again, unless it is by itself, and wait until it is."""
+
+        def up() -> bool:
+            if "DOWN" in self.node_state(node):
+                self.run("scontrol", "update", f"nodename={node}", "state=resume")  # refused if it has just come back
+            return self._is_up(node)
+
+        self.await_(up, f"{node} is up")
 
     def _is_up(self, node: str) -> bool:
         return self.node_state(node) in ("IDLE", "MIXED", "ALLOCATED")
 
     def node_state(self, node: str) -> str:
-        """Return the state of a node, such as IDLE, MIXED, ALLOCATED, DOWN+DRAIN; with `*`: it does not answer."""
+        """Return the state of a node, such as IDLE, MIXED, ALLOCATED, DOWN; with `*`: it does not answer."""
         return re.search(r" State=(\S+)", self.call("scontrol", "-o", "show", "node", node)).group(1)  # type: ignore[union-attr]
 
     def lose_node(self, node: str) -> None:
