@@ -2,12 +2,12 @@
 
     python benchmarks/runners.py --apptainer /images/x.sif --podman localhost/mini:1 --docker mini:1
 
-First, what a runner adds to the bare command of the container program: one empty task, whose line a shell reads in the
-container, is started by each way in turn, with the same options, without taskfarmer's shell, leash and mount, and with,
-and the next time the other way round; so often, since a start takes 10 to 30 ms more or less from one time to the next.
-The median of the differences of the two of a pair is to be at most 5 ms; beside it stands between what that median lies
-in 95 of 100 such series (by the ranks of the differences). Third in each round comes the command as one would type it,
-without the options that the runner sets (`--init`, `--network=none`, ...), and how much longer than it the runner took.
+First, what a runner adds to the bare command of the container program: one empty task is started by each way in turn,
+with the same options, without taskfarmer's shells, leash, mount and settings of the client, and with, and the next time
+the other way round; so often, since a start takes 10 to 30 ms more or less from one time to the next. The median of the
+differences of the two of a pair is to be at most 5 ms; beside it stands between what that median lies in 95 of 100 such
+series (by the ranks of the differences). Third in each round comes the command as one would type it, without the
+options that the runner sets (`--init`, `--network=none`, ...), and how much longer than it the runner took.
 
 Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
 (`reuse = slot`). It is the time from the end of the first task to that of the last, by the number of tasks between, so
@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -72,8 +72,8 @@ def bare_row(name: str, runner: Runner, line: str, pairs: int, calm: float | Non
     taken = rounds(
         pairs,
         {
-            f"{name}, bare": lambda: took(bare(words(runner, line), line)),
-            name: lambda: took(words(runner, line)),
+            f"{name}, bare": lambda: took(bare(prepared(runner, line)[0], line)),
+            name: lambda: took(*prepared(runner, line)),
             f"{name}, as typed": lambda: took(typed(name, runner, line)),
         },
         calm=calm,
@@ -106,11 +106,11 @@ def around_median(values: Sequence[float]) -> tuple[float, float]:
     return ordered[max(0, middle - apart)], ordered[min(len(ordered) - 1, middle + apart)]
 
 
-def words(runner: Runner, line: str) -> Sequence[str]:
-    """Return what a runner starts for a task."""
-    argv = runner.prepare(Job(taskid=0, task=Task(text=line), attempt=1, slot=0, workdir=".")).argv
-    assert argv is not None
-    return argv
+def prepared(runner: Runner, line: str) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return what a runner starts for a task, and the variables that it sets."""
+    command = runner.prepare(Job(taskid=0, task=Task(text=line), attempt=1, slot=0, workdir="."))
+    assert command.argv is not None
+    return command.argv, command.env
 
 
 def bare(argv: Sequence[str], line: str) -> Sequence[str]:
@@ -129,10 +129,11 @@ def typed(name: str, runner: Runner, line: str) -> Sequence[str]:
     return [name, "run", "--rm", f"--volume={here}:{here}", f"--workdir={here}", image, "sh", "-c", line]
 
 
-def took(argv: Sequence[str]) -> float:
-    """Run a command and return the seconds that it took."""
+def took(argv: Sequence[str], env: Mapping[str, str] | None = None) -> float:
+    """Run a command, with more variables, and return the seconds that it took."""
+    environ = {**os.environ, **(env or {})}
     start = time.perf_counter()
-    subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environ, check=True)
     return time.perf_counter() - start
 
 

@@ -160,6 +160,8 @@ def test_a_line_that_needs_no_shell_has_only_the_one_that_starts_it(monkeypatch:
 def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """spec: packtivity 12.73, 12.76, 12.82, 12.83"""
     monkeypatch.setattr(os, "urandom", bytes)
+    for name in cls.client_habits:
+        monkeypatch.delenv(name, raising=False)
     runner = cls(
         *("i:1", "/a:/b:ro /c"), user="7", group="8", network="host", workdir="/w", cpus="2", memory="1g",
         mount_cwd="no", options="--x 'y z'", env="A='b c'",
@@ -177,7 +179,7 @@ def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPat
         *("--volume", "/a:/b:ro", "--volume", "/c:/c:rw", "--volume", share, "--x", "y z", "--entrypoint="),
     ]
     assert {"--env=A", "--env=TASK", "--env=PROC_NUMBER", "--env=TASKFARMER_ATTEMPT"} <= set(given)
-    assert command.env == {"A": "b c"}
+    assert command.env == {**runner.client_habits, "A": "b c"}
 
 
 def test_no_network_and_the_directory_of_the_task_unless_said_otherwise(tmp_path: Path) -> None:
@@ -616,6 +618,25 @@ def test_a_task_that_dies_by_a_signal_does_so_outside_too(apptainer: Engine, tmp
 def test_a_container_has_no_network(daemon: Engine, tmp_path: Path) -> None:
     runner = made(daemon)
     assert run(runner, "ls /sys/class/net", tmp_path) == (0, "lo\n")
+
+
+def test_what_makes_the_client_cheaper_is_not_the_tasks(
+    daemon: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOGC", raising=False)
+    assert run(made(daemon), "echo ${GOGC-none} ${GOMAXPROCS-none}", tmp_path) == (0, "none none\n")
+    assert run(made(daemon, env="GOGC=50"), "echo $GOGC ${GOMAXPROCS-none}", tmp_path) == (0, "50 none\n")
+
+
+@pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
+def test_what_makes_the_client_cheaper_gives_way_to_the_users_own(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOGC", "GOMAXPROCS"):
+        monkeypatch.delenv(name, raising=False)
+    assert cls("i").prepare(job()).env["GOGC"] == "400"
+    assert "GOGC" not in cls("i").prepare(job(env={"GOGC": "50"})).env
+    assert "GOGC" not in cls("i", options="--env-host").prepare(job()).env
+    monkeypatch.setenv("GOGC", "50")
+    assert "GOGC" not in cls("i").prepare(job()).env
 
 
 def test_user_and_group_and_directory(daemon: Engine, tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ class ContainerRunner(Runner):
     """Where the container sees the directory through which it tells that it has been started."""
     client_env: ClassVar[Mapping[str, str]] = {}
     """Variables that every client needs."""
+    client_habits: Mapping[str, str] = {}
+    """Variables that only make a client cheaper: what the user or the task sets stays."""
 
     def __init__(
         self,
@@ -249,7 +251,7 @@ class ContainerRunner(Runner):
         script = _HOST.format(exports=self.exports(names), after=after + self.staging.script(job, directory))
         return Command(
             argv=("/bin/sh", "-c", script, leash(), *self.client(inside)),
-            env={**self.client_env, **command.env, **self.variables},
+            env={**self._for_client(names), **command.env, **self.variables},
             remove=remove,
         )
 
@@ -267,6 +269,13 @@ class ContainerRunner(Runner):
 
     def _names(self, job: Job, command: Command) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*FARM_VARIABLES, *job.task.env, *command.env, *self.variables)))
+
+    def _for_client(self, names: Container[str]) -> Mapping[str, str]:
+        """Return the variables for the client alone; `names` are those that are set for the task."""
+        habits = {
+            name: value for name, value in self.client_habits.items() if name not in names and name not in os.environ
+        }
+        return {**habits, **self.client_env}
 
     def _not_started(self, mark: str, name: str) -> str:
         return (_NOT_STARTED if mark else _UNLESS).format(
@@ -347,7 +356,7 @@ class ContainerRunner(Runner):
             mounts=(*self.mounts, Mount(SHARE, target)),
             name=f"{prefix()}slot-{self._id}.{self._ended}",
         )
-        environ = {**self._environ, **self.client_env}
+        environ = {**self._environ, **self._for_client(self._environ)}
         return Start(self.client(inside), environ, here)
 
     def terminate(self) -> None:
