@@ -23,6 +23,7 @@ from taskfarmer.farm.executors import Exit, Launch, StartError
 from taskfarmer.farm.executors.batch import BatchJobs
 from taskfarmer.farm.executors.batches import CANCEL_S
 from taskfarmer.farm.executors.beside import BesideJobs
+from taskfarmer.farm.executors.cancelling import AGAIN_S
 from taskfarmer.farm.executors.ends import LATE_S
 from taskfarmer.farm.executors.jobs import TEXT_BYTES, Jobs
 from taskfarmer.farm.ledger import Ledger
@@ -601,6 +602,25 @@ def test_a_cancel_that_the_scheduler_does_not_take_is_tried_again(world: World) 
     world.executor.signal(0, 15)
     assert [end.id for end in world.turns(60)] == [0]
     assert world.job(0).status.state.is_over
+
+
+class Deaf(Fake):
+    """It takes the first cancel, and nothing comes of it: the job was just about to start."""
+
+    def cancel(self, jobs: Collection[JobId]) -> Steps[None]:
+        """Do it the second time."""
+        return (yield from super().cancel(jobs if self.asked["cancel"] else ()))
+
+
+def test_a_job_that_a_cancel_did_not_reach_is_told_to_end_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "farm", Deaf())
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.executor.signal(0, 15)
+    assert not world.turns(AGAIN_S - 5)
+    assert [end.id for end in world.turns(AGAIN_S)] == [0]
+    assert world.job(0).status.state.is_over
+    assert world.system.asked["cancel"] == 2
 
 
 def test_a_time_out_is_said_by_the_job(world: World) -> None:

@@ -19,7 +19,8 @@ KILLED, TOLD = -9, -15
 
 @dataclass(slots=True)
 class Element:
-    """One job of ours. Times on the executor's clock: when it was seen to be over, when it was told to end.
+    """One job of ours. Times on the executor's clock: when it was seen to be over, when it was told to end, when the
+    scheduler took that.
 
     `known`: the scheduler has said something of it. `held`: what it said last, if that is why it holds the job.
     `given_up`: it is to end since nobody would release it, and not by the wish of its farmer.
@@ -32,6 +33,7 @@ class Element:
     over: JobStatus | None = None
     over_at: float = 0.0
     told_at: float | None = None
+    cancelled_at: float | None = None
 
 
 @dataclass(slots=True)

@@ -14,6 +14,8 @@ from .errand import Errand
 from .scheduler import Question, Scheduler
 from .watching import Watching
 
+AGAIN_S = 30.0
+"""After how long a job that is still there is told to end again: the first time it may have been about to start."""
 NAMED = 5
 """How many jobs are named of those that wait for the same."""
 
@@ -28,6 +30,7 @@ class Cancelling:
         self._backoff = Backoff(most_s=10.0)
         self._lets_go = False
         self._left = 0
+        self._again_at = 0.0
 
     def let_go(self) -> None:
         """From now on who is told to end is left in the queue, where that keeps it alive."""
@@ -44,6 +47,9 @@ class Cancelling:
 
     def question(self, now: float) -> Question | None:
         """Return what is to be asked of the scheduler now. Of a submission on its way nobody knows the jobs yet."""
+        if now >= self._again_at:
+            self._again_at = now + AGAIN_S / 4
+            self._tell_again(now)
         if not self._batches.to_cancel or now < self._backoff.until:
             return None
         ids = [id for id in self._batches.to_cancel if not self._batches.batch(id).request.is_open]
@@ -51,6 +57,12 @@ class Cancelling:
             return None
         jobs = [job for job in map(self._batches.job, ids) if job]
         return Question(self._scheduler.system.cancel(jobs), lambda errand: self._cancelled(ids, errand))
+
+    def _tell_again(self, now: float) -> None:
+        for _, _, element in self._batches.elements():
+            cancelled_at = element.cancelled_at
+            if cancelled_at is not None and element.over is None and now - cancelled_at >= AGAIN_S:
+                self._batches.to_cancel.add(element.launch.id)
 
     def _cancelled(self, ids: list[int], errand: Errand[Any]) -> None:
         if errand.error is not None:
@@ -61,6 +73,9 @@ class Cancelling:
             return
         self._backoff.went_well()
         self._batches.to_cancel.difference_update(ids)
+        for id in ids:
+            if id in self._batches:
+                self._batches.element(id).cancelled_at = self._scheduler.clock()
         self._watching.after_cancel()
 
     # -- leaving jobs in the queue
