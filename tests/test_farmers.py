@@ -208,7 +208,7 @@ def stops(farm: HandMade) -> list[Any]:
 def test_farmers_are_chosen_by_host_and_by_the_beginning_of_their_id(farm: HandMade, command: str, mode: str) -> None:
     a, b, c = farm.join(host="north"), farm.join(host="north"), farm.join(host="south")
     word = "stop" if command == "stop" else "drain"
-    assert call(command, farm.path, "--host", "north").stdout == f"told 2 farmers on north to {word}\n"
+    assert call(command, farm.path, "--host", "north").stdout == f"told 2 farmers on north to {word}; 1 other goes on\n"
     assert call(command, farm.path, "--farmer", c.id[:6].upper()).stdout == f"told 1 farmer to {word}\n"
     both = said(command, farm.path, "--farmer", c.id, "--host", "north", "--host", "south")
     assert (both["mode"], both["farmers"], both["hosts"]) == (mode, [a.id, b.id, c.id], ["north", "south"])

@@ -178,13 +178,16 @@ def _send_home(
     Raises:
         InputError: somebody is named who is not at work.
     """
-    from ..monitor.standing import at_work, chosen, host_of
+    from ..monitor.standing import at_work, chosen, host_of, is_told
 
     told: list[Farmer] = []
+    others = 0
 
     def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
-        nonlocal told
-        told = chosen(at_work(state), hosts, farmers)
+        nonlocal told, others
+        working = at_work(state)
+        told = chosen(working, hosts, farmers)
+        others = sum(not is_told(state, farmer) for farmer in working if farmer not in told)
         named = [farmer.id for farmer in told] if hosts or farmers else []
         return (Stop(mode=mode, farmers=named), ()) if told else None
 
@@ -209,7 +212,8 @@ def _send_home(
         jobs.say()
         if told:
             where = f" on {len(on)} hosts" if len(on) > 1 else f" on {on[0]}" if hosts else ""
-            say(f"told {plural(len(told), 'farmer')}{where} to {'drain' if mode == 'drain' else 'stop'}")
+            rest = f"; {plural(others, 'other')} {'goes' if others == 1 else 'go'} on" if others else ""
+            say(f"told {plural(len(told), 'farmer')}{where} to {'drain' if mode == 'drain' else 'stop'}{rest}")
         elif not pilots.pilots_cancelled and not jobs.jobs_cancelled:
             say("no farmer is at work")
 

@@ -110,6 +110,11 @@ def at_work(state: State) -> list[Farmer]:
     return [farmer for farmer in state.alive() if not is_dead(farmer)]
 
 
+def is_told(state: State, farmer: Farmer) -> bool:
+    """Return whether a farmer was told to stop or to drain."""
+    return any(number > farmer.joined and (not ids or farmer.id in ids) for number, _, ids in state.stops)
+
+
 def chosen(farmers: list[Farmer], hosts: Sequence[str], ids: Sequence[str]) -> list[Farmer]:
     """Return those of `farmers` that are on one of the hosts, or whose id begins with one of `ids`; all if none is
     named.
