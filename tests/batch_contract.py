@@ -515,6 +515,16 @@ class BatchSystemContract:
         assert site.wait(running)[running[0]].state in CUT_SHORT
         site.cancel([JobId(id) for id in site.unknown])
 
+    def test_a_job_that_takes_its_time_to_end_can_be_cancelled_again(self, site: Site) -> None:
+        site.need("run")
+        submission, jobs = site.submit(f"trap 'sleep 3; exit 1' TERM; {NAP}; touch over")
+        site.wait(jobs, R)
+        for pause_s in (0.0, 0.0, 1.0):
+            time.sleep(pause_s)
+            site.cancel(jobs)
+        assert site.wait(jobs, through=(R, Q, U))[jobs[0]].state in CUT_SHORT
+        assert not (submission.directory / "over").exists()
+
     def test_a_held_job_is_held_until_it_is_released(self, site: Site) -> None:
         site.need("run", "hold", "array", "at_most")
         submission, jobs = site.submit(f'[ "$TASKFARMER_ELEMENT" = 2 ] || {{ {NAP}; }}', 2, at_most=1)

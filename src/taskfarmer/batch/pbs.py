@@ -63,6 +63,8 @@ OVER_MEMORY = frozenset({-26, -27})
 """Exit_status of a job that was killed for its (virtual) memory; other negative ones are PBS's own doing."""
 ID = re.compile(r"(\d+)(\[\d*\])?(\.\S+)?")
 UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.IGNORECASE)
+FORGIVEN = re.compile(rf"{UNKNOWN.pattern}|invalid for state of job", re.IGNORECASE)
+"""What `qdel` may say of a job that is over, or already on its way out (PBS Professional, error 15018)."""
 REFUSED = re.compile(r"^qsub: |usage: qsub", re.MULTILINE)
 SILENT = re.compile(
     r"cannot connect|No Permission|time[d ]?out|Connection|communication|End of File|errno", re.IGNORECASE
@@ -159,7 +161,7 @@ class Pbs(BatchSystem):
             for span in (spans(indices) if "[]" in id else [""])
         ]
         answer = yield Call(argv=("qdel", *words))
-        if not answer.ok and (answer.never_ran or answer.status == HUNG or not UNKNOWN.search(answer.err)):
+        if not answer.ok and (answer.never_ran or answer.status == HUNG or not FORGIVEN.search(answer.err)):
             raise NoAnswer(answer.trouble)
 
     # -- the site
