@@ -64,7 +64,7 @@ OVER_MEMORY = frozenset({-26, -27})
 ID = re.compile(r"(\d+)(\[\d*\])?(\.\S+)?")
 UNKNOWN = re.compile(r"Unknown Job Id|has finished", re.IGNORECASE)
 FORGIVEN = re.compile(rf"{UNKNOWN.pattern}|invalid for state of job", re.IGNORECASE)
-"""What `qdel` may say of a job that is over, or already on its way out (PBS Professional, error 15018)."""
+"""What `qdel` may say of a job that is over, or already on its way out."""
 REFUSED = re.compile(r"^qsub: |usage: qsub", re.MULTILINE)
 SILENT = re.compile(
     r"cannot connect|No Permission|time[d ]?out|Connection|communication|End of File|errno", re.IGNORECASE
