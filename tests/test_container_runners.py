@@ -237,6 +237,7 @@ def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
         (lambda: PodmanRunner("i", inner="taskfarmer.runners.NoSuch"), "has no class NoSuch"),
         (lambda: PodmanRunner("i", inner=EnvironmentRunner(env="A=1", once=True)), "captured once"),
         (lambda: PodmanRunner("i", stageout="x"), "without tempdir"),
+        (lambda: PodmanRunner("i", tempdir="/tmp/a:b,c"), "takes no path with a colon and a comma"),
         (lambda: PodmanRunner("i", tempdir="yes", stageout="../x"), "leads out"),
         (lambda: PodmanRunner("i", tempdir="yes", stageout="a/h.root 'b/h.root'"), "both be called h.root"),
         (lambda: PodmanRunner("i", "/a:/x /b:/x/"), "two have the target /x"),

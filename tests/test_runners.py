@@ -240,10 +240,10 @@ def test_prepare_behind_an_old_run_knows_the_attempt(tmp_path: Path) -> None:
 
 
 def test_shifter_gets_exactly_these_words() -> None:
-    runner = ShifterRunner("i:1", "source a.sh", " /a:/b  /c:/d ", "cvmfs gpu")
+    runner = ShifterRunner("i:1", "source a.sh", " /a:/b  '/c d:/d' ", "cvmfs gpu")
     assert runner.prepare(job(Task(text="x 'y z'"))) == Command(
         argv=(
-            *("shifter", "--image", "i:1", "-V/a:/b", "-V/c:/d", "-mcvmfs", "-mgpu"),
+            *("shifter", "--image", "i:1", "-V/a:/b", "-V/c d:/d", "-mcvmfs", "-mgpu"),
             *("--", "/bin/bash", "-c", "source a.sh && x 'y z'"),
         ),
         env={"BASH_ENV": ""},
@@ -264,7 +264,8 @@ def test_an_argument_list_is_quoted_for_the_shell_inside() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [(True, True), ("True", True), (False, False), ("False", False), ("", False)]
+    ("given", "wanted"),
+    [(True, True), ("True", True), ("yes", True), (False, False), ("False", False), ("no", False), ("", False)],
 )
 def test_each_attempt_has_a_directory_of_its_own_if_asked(given: bool | str, wanted: bool) -> None:
     runner = ShifterRunner("i", tempdir=given)
@@ -294,6 +295,33 @@ def test_a_task_runs_in_the_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyP
         *("a  b 9", directory),
     ]
     assert not os.path.exists(directory)
+
+
+@pytest.mark.parametrize("arguments", [{"volumes": "'/a:/b"}, {"volumes": "/a;b:/c"}, {"tempdir": "perhaps"}])
+def test_what_shifter_cannot_take_is_refused_when_the_runner_is_made(arguments: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=next(iter(arguments))):
+        ShifterRunner("i", **arguments)
+
+
+def made_by(runner: type[Runner], **arguments: Any) -> Runner:
+    """Return a runner; one of Shifter with an image."""
+    return runner("img", **arguments) if runner is ShifterRunner else runner(**arguments)
+
+
+@pytest.mark.usefixtures("standins")
+@pytest.mark.parametrize("cls", [BasicRunner, ShifterRunner])
+def test_results_are_brought_back_from_a_fresh_directory(cls: type[Runner], tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    runner = made_by(cls, tempdir="yes", stageout="'a b' *.out", destination=str(back))
+    runner.check()
+    assert run(runner, "pwd; touch 'a b' x.out not", tmp_path / "log") == 0
+    directory = (tmp_path / "log").read_text().splitlines()[-1]
+    assert sorted(path.name for path in back.iterdir()) == ["a b", "x.out"]
+    assert not os.path.exists(directory)
+    assert run(runner, "exit 4", tmp_path / "log") == 4
+    assert run(runner, "true", tmp_path / "log") == 74
+    with pytest.raises(InputError, match="stageout without tempdir"):
+        made_by(cls, stageout="x")
 
 
 @pytest.mark.usefixtures("standins")

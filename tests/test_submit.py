@@ -40,9 +40,11 @@ from taskfarmer.batch.gridengine import GridEngine
 from taskfarmer.batch.htcondor import HTCondor
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
 from taskfarmer.batch.lsf import Lsf
+from taskfarmer.batch.pace import PER_MINUTE, Rate
 from taskfarmer.batch.pbs import Pbs
 from taskfarmer.batch.script import UNSEEN
 from taskfarmer.batch.slurm import Slurm
+from taskfarmer.cli import submitting
 from taskfarmer.cli.keep import Signals, Succession, be_keeper, submit_keeper
 from taskfarmer.core.entries import Stop
 from taskfarmer.core.model import Task
@@ -221,6 +223,33 @@ def test_more_than_one_submission_where_the_site_limits_them(tmp_path: Path) -> 
     world.see_to(8)
     assert len(world.at_work()) == 8
     assert world.fake.asked["submit"] == 3
+
+
+def test_no_more_than_so_many_submissions_in_a_minute(tmp_path: Path) -> None:
+    world = World(tmp_path, 200, system=Fake(limits=Limits(elements=1)))
+    keeper = world.keeper(200)
+    made = []
+    for _ in range(4):
+        made.append(keeper.round().submitted)
+        world.now += 30
+    assert made == [PER_MINUTE, 0, PER_MINUTE, 0]
+
+
+def test_submit_waits_where_a_site_has_many_small_submissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path, 100, system=Fake(limits=Limits(elements=1)))
+    rate = Rate(per_minute=3)
+    monkeypatch.setattr(submitting, "Rate", lambda: rate)
+    monkeypatch.setattr("time.sleep", lambda _seconds: rate.made.clear())
+    pilots = world.pilots()
+    assert pilots.turns.take("submit") is None
+    pilots.turn_taken = True
+    made, there = submitting.see_to(pilots, world.farm.ledger, PLAN, 8, "/", "fake")
+    assert (len(made), there, len(world.at_work())) == (8, 8, 8)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" to be")[0] for line in said] == ["taskfarmer: 5 more pilots", "taskfarmer: 2 more pilots"]
+    assert said[0].endswith(" s: 3 submissions a minute at most")
 
 
 # -- what a pilot is ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..batch import Refused, Submitted, Unsure
+from ..batch.pace import Rate
 from ..core.words import plural
 from ..errors import InputError, Stopped, TaskfarmerError
 from ..farm.keeping import has_halted
@@ -76,6 +77,7 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         Stopped: nobody can say how it stands.
     """
     made: list[Request] = []
+    rate = Rate()
     deadline = time.monotonic() + PATIENCE_S
     said = ""
     while True:
@@ -88,7 +90,7 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         if not queue.open:
             count = missing(wanted, queue, ledger.state, plan, pilots.dead(ledger.state))
             new = 0
-            for request in pilots.submit_pilots(plan, count, cwd):
+            for request in pilots.submit_pilots(plan, count, cwd, rate=rate):
                 if isinstance(request.outcome, Submitted):
                     made.append(request)
                     new += request.submission.count
@@ -98,7 +100,11 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
                     queue, new = pilots.look(), 0
                     _heed_refusals(queue, title, ledger, made)
             if not queue.open:
-                return made, len(queue.live()) + new
+                if new >= count or not rate.wait_s(time.monotonic()):
+                    return made, len(queue.live()) + new
+                _wait_for(rate, count - new)
+                deadline = time.monotonic() + PATIENCE_S
+                continue
         if time.monotonic() > deadline:
             raise Stopped(
                 f"it is not known what became of the submission {queue.open[0].submission.name}",
@@ -111,6 +117,14 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
             why = f" ({doubts})" if doubts else ""
             print(f"taskfarmer: waiting until it is known what became of the submission {names}{why}", file=sys.stderr)
         time.sleep(AGAIN_S)
+
+
+def _wait_for(rate: Rate, more: int) -> None:
+    """Wait until one more submission may be made, where the site has each be of few pilots."""
+    wait_s = rate.wait_s(time.monotonic())
+    often = f"{rate.per_minute} submissions a minute at most"
+    print(f"taskfarmer: {plural(more, 'more pilot')} to be submitted, in {wait_s:.0f} s: {often}", file=sys.stderr)
+    time.sleep(wait_s)
 
 
 def _heed_refusals(queue: Queue, title: str, ledger: Ledger, made: list[Request]) -> None:
@@ -131,7 +145,7 @@ def unsubmitted(request: Request, title: str, ledger: Ledger, made: list[Request
         return Stopped(f"{done}{title} takes no more now: {outcome.why}", hint="run the same command again, or --keep")
     return InputError(
         f"{title} refuses the job: {outcome.why}",
-        hint=f"nothing was submitted; the farm is in {ledger.workdir.path}",
+        hint=f"nothing was submitted; correct the options, and run it again: the farm is in {ledger.workdir.path}",
     )
 
 

@@ -188,7 +188,7 @@ class Keeper:
             notes += self._shrink(queue, wanted)
         count = missing(wanted, queue, state, self.keep.plan, self.pilots.dead(state))
         waits = max(self._submitting.until, self._losing.until) > began
-        if count and not queue.open and not waits and not self._rate.wait_s(began):
+        if count and not queue.open and not waits:
             count, said = self._submit(count)
             notes += said
         else:
@@ -240,8 +240,8 @@ class Keeper:
 
     def _submit(self, count: int) -> tuple[int, list[str]]:
         done, notes = 0, []
-        for request in self.pilots.submit_pilots(self.keep.plan, count, self.cwd):
-            self._rate.note(self.clock())
+        plan, rate = self.keep.plan, self._rate
+        for request in self.pilots.submit_pilots(plan, count, self.cwd, rate=rate, clock=self.clock):
             self._names.add(request.submission.name)
             outcome = request.outcome
             if isinstance(outcome, Submitted):

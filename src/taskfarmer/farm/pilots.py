@@ -38,6 +38,7 @@ from ..batch import (
 )
 from ..batch.calls import Answer, run_call
 from ..batch.inside import REQUEUEING, TELLS_ITS_END, back_to_the_queue, on_each_node
+from ..batch.pace import Rate
 from ..batch.words import user_name
 from ..core.model import Task
 from ..core.state import Farmer, State
@@ -495,14 +496,27 @@ class Pilots:
             return self.instance(batch)
         return ""
 
-    def submit_pilots(self, plan: Plan, count: int, cwd: str, **extra: Any) -> Iterator[Request]:
+    def submit_pilots(
+        self,
+        plan: Plan,
+        count: int,
+        cwd: str,
+        *,
+        rate: Rate | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **extra: Any,
+    ) -> Iterator[Request]:
         """Submit so many pilots, in as few submissions as the site allows; yield each with what became of it.
 
-        What is refused, or may have been, ends it.
+        What is refused, or may have been, ends it; and so does `rate`, when no more may be made now.
         """
+        rate = rate or Rate()
+        if rate.wait_s(clock()):
+            return
         system = self.system(plan.batch)
         most = self.elements(system) if count > 1 else 1
-        while count > 0:
+        while count > 0 and not rate.wait_s(clock()):
+            rate.note(clock())
             submission = submission_of(self.workdir, plan, system, min(count, most), cwd)
             request = self.submit(plan, submission, **extra)
             yield request

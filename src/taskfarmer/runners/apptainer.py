@@ -53,7 +53,8 @@ class ApptainerRunner(ContainerRunner):
     def check_image(self) -> None:
         """Raise InputError if the image is a path where nothing is."""
         if "://" not in self.image and not os.path.exists(self.image):
-            raise InputError(f"image {self.image}: no such file or directory")
+            hint = "give the path of an image or its directory, or a name such as docker://alpine"
+            raise InputError(f"image {self.image}: no such file or directory", hint=hint)
 
     def client(self, inside: Inside) -> tuple[str, ...]:
         """Return the call of `apptainer exec`; a namespace of processes of its own makes that it ends as one."""

@@ -148,7 +148,7 @@ class ContainerRunner(Runner):
 
     def _check_reuse(self) -> None:
         """Raise InputError for what a container that many tasks share cannot have."""
-        if any(runner.staging.wanted for runner in chain(self) if hasattr(runner, "staging")):
+        if any(staging.wanted for runner in chain(self) if (staging := getattr(runner, "staging", None))):
             raise InputError("reuse = slot with tempdir: a directory cannot be mounted into a container that runs")
         if any(word.startswith(("--pid", "--pod")) for word in self.options):
             raise InputError("reuse = slot: it needs a namespace of processes of its own, so no --pid and no --pod")

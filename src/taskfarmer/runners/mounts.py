@@ -38,7 +38,7 @@ class Mount:
     def check(self) -> None:
         """Raise InputError if the source is not there: some programs would make it, as root."""
         if not os.path.exists(self.source):
-            raise InputError(f"mount {self.source}: no such file or directory")
+            raise InputError(f"mount {self.source}: no such file or directory", hint="make it first, or say another")
 
     def has(self, characters: str) -> bool:
         """Whether a path has one of these characters."""

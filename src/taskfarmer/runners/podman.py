@@ -64,6 +64,8 @@ class _EngineRunner(ContainerRunner):
         self._recorded = False
         for mount in self.mounts:
             self._mount(mount)  # what cannot be written is refused now
+        if self.staging.parent:
+            self._mount(Mount(self.staging.parent))
 
     def default_user(self) -> str:
         """Return the user inside when none is asked for; empty: the image's."""
@@ -88,7 +90,8 @@ class _EngineRunner(ContainerRunner):
 
     def _pull(self) -> None:
         if (why := try_out((self.program, "pull", "--quiet", self.image))) is not None:
-            raise InputError(f"{self.program} cannot pull {self.image}: {why}")
+            hint = f"is the name right? `{self.program} images` lists what is here"
+            raise InputError(f"{self.program} cannot pull {self.image}: {why}", hint=hint)
 
     def _inspect(self) -> str | None:
         """Learn which image it is; return why that cannot be had."""

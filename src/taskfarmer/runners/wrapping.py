@@ -175,10 +175,15 @@ class Staging:
         directory = self.directory()
         if directory is None:
             return command
+        made = self.bringing_back(job, directory, command)
+        return replace(made, cwd=directory, remove=(*command.remove, directory))
+
+    def bringing_back(self, job: Job, directory: str | None, command: Command) -> Command:
+        """Return the command with what brings the results back from that directory after it, if any are wanted."""
+        if directory is None or not self.patterns:
+            return command
         script = f'trap : HUP INT TERM USR1 USR2\n"$@"\ns=$?\n{self.script(job, directory)}exit $s\n'
-        argv = ("/bin/sh", "-c", script, "sh", *argv_of(command)) if self.patterns else command.argv
-        line = None if argv else command.line
-        return replace(command, argv=argv, line=line, cwd=directory, remove=(*command.remove, directory))
+        return replace(command, argv=("/bin/sh", "-c", script, "sh", *argv_of(command)), line=None)
 
 
 _STAGE_OUT = """\

@@ -211,7 +211,7 @@ class Submitting:
             self.wait_for(launch)
 
     def _refused_for_good(self, batch: Batch, why: str) -> None:
-        self.trouble = f"{self._scheduler.title} refuses the jobs: {why}"
+        self.trouble = f"{self._scheduler.title} refuses the jobs: {why}; correct the options, and run it again"
         self._give_up(self._forget(batch))
 
     def _forget(self, batch: Batch) -> list[Launch]:
