@@ -586,12 +586,43 @@ def test_queued_tasks_are_given_back_from_the_end_when_others_want_them() -> Non
     loop.fold.join("other", slots=3)
     loop.fold.take("me", "0-7")
     loop.plan.took(range(8))
-    assert loop.plan.gives_back() == []
+    assert loop.plan.gives_back(0.0) == []
     loop.fold.append(Report(want=3), by="other")
-    assert loop.plan.gives_back() == [7, 6, 5]
+    assert loop.plan.gives_back(0.0) == [7, 6, 5]
     assert list(loop.plan.queue) == [0, 1, 2, 3, 4]
     loop.fold.append(Report(), News(of="me", length=0, back="5-7"), by="me")
     assert list(loop.fold.state.ready(9)) == [5, 6, 7]
+
+
+def test_a_task_that_takes_longer_than_those_before_it_does_not_keep_others_waiting() -> None:
+    """The rate of short tasks says of a queue of long ones that it will be empty in a moment."""
+    loop = Loop(30, resources=Resources(1))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", "0-29")
+    loop.plan.took(range(30))
+    for id in range(26):
+        assert loop.start(now=id / 100) == [id]
+        loop.end(id, now=(id + 1) / 100)
+    assert loop.start(now=1.0) == [26]
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.gives_back(1.02) == [], "what will be started soon"
+    assert loop.plan.gives_back(2.0)[:1] == [29]
+
+
+def test_what_is_to_be_tried_again_is_given_back_too_once_its_pause_is_over() -> None:
+    loop = Loop(3, resources=Resources(1), rules=Rules(retries=1, retry_delay_s=3.0))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", "0-2")
+    loop.plan.took(range(3))
+    for id in (0, 1):
+        assert loop.start(now=0.0) == [id]
+        loop.end(id, 1, now=0.1)
+    assert loop.start(now=0.1) == [2]
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.gives_back(0.5) == [], "they rest"
+    [given] = loop.plan.gives_back(10.0)
+    assert given in (0, 1)
+    assert len(loop.plan.queue) == 1
 
 
 def test_a_farmer_stays_as_long_as_something_may_come() -> None:

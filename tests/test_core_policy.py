@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from taskfarmer.core.policy import (
     tails_to_read,
     take_size,
     telling_every_s,
+    tells_failures,
     to_watch,
     too_many_failures,
     work_ahead_s,
@@ -75,6 +77,35 @@ def test_a_delay_is_spread_over_the_upper_half_and_bounded(failures: int, chance
 )
 def test_a_farm_of_1000_stops_at_its_limit_of_failures(rules: Rules, failed: int, stops: bool) -> None:
     assert too_many_failures(rules, failed, 1000) is stops
+
+
+@given(st.integers(1, 300), st.integers(2, 9), st.randoms(use_true_random=False))
+def test_the_limit_of_failures_is_that_of_all_farmers_together(limit: int, farmers: int, random: Random) -> None:
+    """Each knows its own at once, and those of others once they were told; and they tell few times."""
+    rules = Rules(max_failures=limit)
+    told, untold, entries = 0, [0] * farmers, 0
+    failed = 0
+    while True:
+        one = random.randrange(farmers)
+        failed += 1
+        untold[one] += 1
+        known = told + untold[one]
+        if too_many_failures(rules, known, 1000):
+            break
+        asked = [one]
+        while asked:
+            one = asked.pop()
+            known = told + untold[one]
+            if tells_failures(rules, failed=known, untold=untold[one], tasks=1000, farmers=farmers):
+                told, untold[one], entries = told + untold[one], 0, entries + 1
+                asked = list(range(farmers))
+    assert failed <= limit + farmers
+    assert entries <= farmers * (3 + 2 * math.log2(limit + 1))
+
+
+def test_who_is_alone_or_has_no_limit_tells_nobody_of_failures() -> None:
+    assert not tells_failures(Rules(max_failures=2), failed=1, untold=1, tasks=9, farmers=1)
+    assert not tells_failures(Rules(), failed=500, untold=500, tasks=1000, farmers=8)
 
 
 # -- how much to take --------------------------------------------------------------------------------------------------

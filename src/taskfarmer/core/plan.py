@@ -182,17 +182,29 @@ class Plan:
         known = {*self.queue, *self.running, *(task for _, task in self.delayed)}
         self.took(sorted({*self.state.held_by(self.number)} - known))
 
-    def gives_back(self, chance: float = 0.0) -> list[int]:
-        """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`."""
+    def _rate_now(self, now: float) -> float:
+        """Return the rate, or less: while nothing ends, what runs now takes longer than what went before."""
+        if not self.running:
+            return self.rate
+        since_s = now - max(attempt.began for attempt in self.running.values())
+        return min(self.rate, self.resources.slots / since_s) if since_s > 0 else self.rate
+
+    def gives_back(self, now: float, chance: float = 0.0) -> list[int]:
+        """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`.
+
+        Those that are to be tried again are among them, once their pause is over.
+        """
+        self._end_pauses(now)
         alive = self.state.alive()
         wanted = sum(farmer.want for farmer in alive)
         if not wanted or not self.queue:
             return []
         holders = [farmer for farmer in alive if self.state.holds(farmer, more_than=farmer.slots)]
-        a_second = max(1.0, self.rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
+        rate = self._rate_now(now)
+        a_second = max(1.0, rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
         count = policy.give_back(
             queued=len(self.queue),
-            rate=self.rate,
+            rate=rate,
             wanted=wanted - int(self.state.status.count(READY) / a_second),
             farmers=len(alive),
             holders=len(holders),
@@ -258,8 +270,7 @@ class Plan:
         """Return the next attempt to start, its share already taken; None when nothing fits or nothing is there."""
         if self.mode != "work" or not self.resources.free:
             return None
-        while self.delayed and self.delayed[0][0] <= now:
-            self.queue.appendleft(heapq.heappop(self.delayed)[1])
+        self._end_pauses(now)
         if not self.queue:
             return None
         task = self.queue[0]
@@ -273,6 +284,11 @@ class Plan:
             return None
         self.queue.popleft()
         return self._begin(task, described, share, now)
+
+    def _end_pauses(self, now: float) -> None:
+        """Queue first what is to be tried again, and has waited for it."""
+        while self.delayed and self.delayed[0][0] <= now:
+            self.queue.appendleft(heapq.heappop(self.delayed)[1])
 
     def _next_special(self, now: float) -> Attempt | None:
         for place, task in enumerate(self.queue):

@@ -78,10 +78,23 @@ def retry_delay(rules: Rules, failures: int, chance: float) -> float:
 
 def too_many_failures(rules: Rules, failed: int, tasks: int) -> bool:
     """Whether the farm has failed often enough to stop."""
-    if rules.max_failures is None or not failed:
-        return False
-    limit = rules.max_failures * tasks / 100 if rules.max_failures_percent else rules.max_failures
-    return failed >= max(limit, 1)
+    return failed >= _failure_limit(rules, tasks)
+
+
+def tells_failures(rules: Rules, *, failed: int, untold: int, tasks: int, farmers: int) -> bool:
+    """Whether a farmer tells the others at once of its failures, of which they do not know the last `untold`.
+
+    `failed`: all that it knows of. If each of the living `farmers` had as many, the limit would be reached. So they do
+    not go far beyond it, and the nearer it is, the sooner they tell: some log(limit) entries each, not one a failure.
+    To be asked after a failure, and when others have told of theirs.
+    """
+    return farmers > 1 and untold > 0 and untold * farmers >= _failure_limit(rules, tasks) - (failed - untold)
+
+
+def _failure_limit(rules: Rules, tasks: int) -> float:
+    if rules.max_failures is None:
+        return math.inf
+    return max(1.0, rules.max_failures * tasks / 100 if rules.max_failures_percent else rules.max_failures)
 
 
 def typical_duration(recent_s: Collection[float]) -> float:

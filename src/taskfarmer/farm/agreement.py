@@ -17,7 +17,15 @@ from typing import Protocol
 from ..core.entries import Body, Leave, News, Report, Take
 from ..core.ids import format_ids, parse_ids
 from ..core.plan import Plan, Stop
-from ..core.policy import HASTY_LOOKS, asks, idle_pause, tails_to_read, telling_every_s, too_many_failures
+from ..core.policy import (
+    HASTY_LOOKS,
+    asks,
+    idle_pause,
+    tails_to_read,
+    telling_every_s,
+    tells_failures,
+    too_many_failures,
+)
 from ..core.state import FAILED, State
 from ..core.words import plural
 from ..errors import Replaced, WorkdirError
@@ -59,6 +67,7 @@ class Agreement:
         self._obeyed = ledger.state.number
         self._failures = ledger.state.status.count(FAILED)
         self._failures_are_new = self._failures > 0
+        self._untold_failures = 0
         self._unsure = False
         self.replaced = False
         """Whether the workdir is gone, or another farm's by now."""
@@ -129,6 +138,8 @@ class Agreement:
         try:
             entry = self._ledger.append(make, self._id)
             self._told = self._clock.monotonic()
+            if entry is not None:
+                self._untold_failures = 0
             if entry is not None and self._ledger.snapshot_is_due():
                 self._ledger.snapshot(self._id)
         except Replaced as error:
@@ -225,7 +236,7 @@ class Agreement:
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
         self.heed_what_is_new()
-        self.give_back(self._plan.gives_back(chance()))
+        self.give_back(self._plan.gives_back(self._clock.monotonic(), chance()))
         if self._plan.lets_go():
             self._say(Report())
 
@@ -291,6 +302,7 @@ class Agreement:
         self._loop.act(self._plan.no_longer_ours(self._clock.monotonic()))
         if state.status.count(FAILED) > self._failures:
             self._mind_failures()
+            self._tell_failures()
         self._obey()
 
     def _obey(self) -> None:
@@ -310,7 +322,21 @@ class Agreement:
     def mind_failures(self) -> None:
         """See whether too many tasks have failed in the farm, if some did since that was last asked."""
         if self._failures_are_new:
+            self._untold_failures += max(0, self._ledger.state.status.count(FAILED) - self._failures)
             self._mind_failures()
+            self._tell_failures()
+
+    def _tell_failures(self) -> None:
+        """Tell the others of failures in time, so that the limit is that of the farm, not of each farmer."""
+        state = self._ledger.state
+        if tells_failures(
+            self._plan.rules,
+            failed=self._failures,
+            untold=self._untold_failures,
+            tasks=len(state),
+            farmers=len(state.alive()),
+        ):
+            self.publish()
 
     def _mind_failures(self) -> None:
         state = self._ledger.state
