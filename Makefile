@@ -13,7 +13,7 @@ LONG ?= 3600
 help:
 	@echo "make demo    run 300 tasks on real files, see some fail, retry them, look at the result (under a minute)"
 	@echo "make check   ruff, mypy --strict, strict documentation, all tests (installs what they need into $(VENV))"
-	@echo "make testbed bring up Slurm, HTCondor and Redis on this machine, to play with (as root on Debian: install them first)"
+	@echo "make testbed bring up Slurm, HTCondor, Redis and containers on this machine, to play with (as root on Debian: install them first)"
 	@echo "make testbed-down      take them down"
 	@echo "make testbed-packages  as root on Debian: install what tests bring up: file systems, containers, batch systems"
 	@echo "make docs    build the documentation into site/"
@@ -44,7 +44,7 @@ testbed-packages:
 	@sh scripts/testbed.sh
 
 testbed:
-	@sh scripts/testbed.sh slurm accounting htcondor redis
+	@sh scripts/testbed.sh slurm accounting htcondor redis podman apptainer
 	@$(PYTHON) -m tests.testbed up $(TESTBED)
 
 testbed-down:

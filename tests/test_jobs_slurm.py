@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from tests.farms import Done, Farm, Farmer, is_alive, kill, wait_for
 from tests.faults import Faults
-from tests.testbed.slurm import Slurm
+from tests.testbed.fixtures import slurm_with
+from tests.testbed.slurm import Settings, Slurm
 
 JOBS = ("--batch", "slurm", "--one-job-per-task")
 COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sacct")
@@ -279,6 +281,40 @@ def test_a_scheduler_that_misbehaves(jobs: Farm, faults: Faults, faults_laid: di
         faults.lay(program, *laid)
     once_each(jobs, jobs.start(*JOBS).wait(170), 8)
     assert faults.met()[f"sbatch {faults_laid['sbatch'][0]}"] == 1
+
+
+@pytest.mark.timeout(300)
+def test_accounting_that_is_slow_and_talks_nonsense(lone: Farm) -> None:
+    """Only accounting knows by then how jobs ended that could not write it down, and whose farmer died, too."""
+    with slurm_with(Settings(accounting=True, conf={"MinJobAge": "2"})) as slurm:
+        lone.env.update(slurm.env)
+        faults = Faults(lone.path / "faults", COMMANDS, lone.env["PATH"])
+        lone.env["PATH"] = f"{faults.directory}:{lone.env['PATH']}"
+        first = (
+            f"[ -e {lone.path}/died$PROC_NUMBER ] || {{ touch {lone.path}/died$PROC_NUMBER; sleep 2; kill -9 $PPID; }}"
+        )
+        write(lone, *[first] * 4)
+        farmer = lone.start(*JOBS)
+        wait_for(lambda: len(ran(lone)) == 4, "all to run")
+        die(farmer)
+        wait_for(lambda: not slurm.jobs(), "the controller to forget", 100)
+        faults.lay("sacct", "slow 5", "garbage", "exit 1 sacct: error: slurm_persist_conn_open: failed", "partial")
+        done = lone.start(*JOBS).wait(150)
+        assert done.status == 0, done
+        assert lone.counts() == {"finished": 4}
+        assert ran(lone) == dict.fromkeys(range(4), 2), done.out
+        assert faults.met()["sacct slow 5"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_controller_is_away_for_a_minute_before_half_of_the_jobs_began(slurm: Slurm, jobs: Farm) -> None:
+    write(jobs, *["sleep 1"] * 40)
+    farmer = jobs.start(*JOBS)
+    wait_for(lambda: len(ran(jobs)) >= 4, "some to run")
+    with slurm.controller_away():
+        time.sleep(60)
+    once_each(jobs, farmer.wait(200), 40)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The testbed itself: Slurm, HTCondor and Redis work as tests need them, keep to themselves, and leave nothing."""
+"""The testbed itself: its Slurm, HTCondor, Redis and containers work, keep to themselves, and leave nothing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.farms import wait_for
 from tests.testbed import needs
 from tests.testbed.fixtures import slurm_with
 from tests.testbed.htcondor import HTCondor
+from tests.testbed.images import Containers
 from tests.testbed.redis import Redis
 from tests.testbed.service import LOOPBACK, ROOT, end_all, listeners, new_state, processes_of
 from tests.testbed.slurm import Settings, Slurm
@@ -206,14 +207,19 @@ def playground(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_nothing_is_left_when_the_playground_is_taken_down(slurm: Slurm, condor: HTCondor, place: Path) -> None:
+    needs.need(*Containers.programs)
+    if Containers.path is None:
+        needs.lacking(f"apptainer: not installed; {needs.INSTALL}")
     came = playground("up", place)
     assert came.returncode == 0, came.stderr
-    assert all(f"{kind}: up" in came.stdout for kind in ("slurm", "htcondor", "redis")), came.stdout
+    assert all(f"{kind}: up" in came.stdout for kind in ("slurm", "htcondor", "redis", "containers")), came.stdout
     # A job, and something that it detached.
     work = f"echo $$ >{place}/job; setsid sleep 1000 & sleep 1000"
     script = f". {place}/env.sh && sbatch -o /dev/null --wrap '{work}' && redis-cli -u $REDIS_URL ping && condor_status"
+    script += " && podman run -d --rm $IMAGE sleep 1000 && apptainer exec $IMAGE_ROOT cat /etc/os-release"
     client = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert client.returncode == 0, client.stderr
+    assert client.stdout.endswith("NAME=mini\n")
     wait_for((place / "job").exists, "the job to run")
     ports = [port for _, port in listeners(place)]
     before = processes_of(place)

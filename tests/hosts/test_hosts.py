@@ -169,9 +169,12 @@ def test_who_is_stopped_for_longer_than_the_lease(farm: SharedFarm, whom: str) -
 
 
 def test_nobody_idles_while_another_holds_what_it_has_not_started(farm: SharedFarm) -> None:
-    """Short tasks first, so that farmers take many at once; then long ones, of which they took too many."""
-    short, long = 120, 8
-    farm.write(*["true"] * short, *[farm.beat(2.0)] * long)
+    """Short tasks first, so that farmers take many at once; then long ones, of which they took too many.
+
+    Longer than what is allowed below, but with the longest delays: who waits for the end of one is found out.
+    """
+    short, long = 120, 4
+    farm.write(*["true"] * short, *[farm.beat(10.0)] * long)
     go = farm.path / "go"
     farmers = [farm.start_on(host, "-n", "1", after=go) for host in farm.hosts(2)]
     go.touch()

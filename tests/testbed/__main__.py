@@ -1,4 +1,4 @@
-"""The playground: Slurm, HTCondor and Redis on this machine, until they are taken down.
+"""The playground: Slurm, HTCondor, Redis and containers on this machine, until they are taken down.
 
     python -m tests.testbed up [DIRECTORY]         (by default .testbed; `make testbed` does this)
     python -m tests.testbed down [DIRECTORY]       (`make testbed-down`)
@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from tests.testbed.htcondor import HTCondor
+from tests.testbed.images import Containers
 from tests.testbed.redis import Redis
-from tests.testbed.service import NoService, Service, end_all, find, processes_of
+from tests.testbed.service import NoService, Service, end_all, find, processes_of, unmount_below
 from tests.testbed.slurm import Settings, Slurm
 
 DEFAULT = Path(".testbed").absolute()
@@ -27,7 +28,7 @@ def services(place: Path) -> list[Service]:
     """Return what is to be brought up, each with its directory."""
     accounting = all(map(find, Slurm.accounting_programs))
     slurm = Slurm(place / "slurm", Settings(accounting=accounting))
-    return [slurm, HTCondor(place / "htcondor"), Redis(place / "redis")]
+    return [slurm, HTCondor(place / "htcondor"), Redis(place / "redis"), Containers(place / "containers")]
 
 
 def up(place: Path) -> int:
@@ -78,9 +79,7 @@ def exports(service: Service) -> str:
 def explain(place: Path) -> int:
     """Say how to use it, and how to end it."""
     elsewhere = "" if place == DEFAULT else f" TESTBED={shlex.quote(str(place))}"
-    print(
-        f"to use it:    . {shlex.quote(str(place / ENVIRONMENT))}     then sbatch, squeue, condor_submit, condor_q, ..."
-    )
+    print(f"to use it:    . {shlex.quote(str(place / ENVIRONMENT))}     then sbatch, condor_q, podman run $IMAGE, ...")
     print(f"to end it:    make testbed-down{elsewhere}")
     return 0
 
@@ -89,6 +88,7 @@ def down(place: Path) -> int:
     """End all that was brought up there."""
     look_at(place)
     end_all(place)
+    unmount_below(place)
     shutil.rmtree(place, ignore_errors=True)
     print(f"{place}: nothing is up")
     return 0

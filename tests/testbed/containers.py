@@ -20,10 +20,9 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import needs
+from tests.testbed.images import BASH, BUSYBOX, PODMAN, configure_podman, make_root
 from tests.testbed.needs import INSTALL, lacking
 from tests.testbed.service import CACHE
-
-BUSYBOX, BASH = Path("/usr/bin/busybox"), Path("/bin/bash-static")
 
 
 @dataclass(frozen=True)
@@ -49,28 +48,6 @@ def need(*programs: str | Path) -> None:
     needs.need(*map(str, programs))
 
 
-def make_root(where: Path) -> Path:
-    """Make a root file system of 4 MB: busybox, bash, and the files that container programs write to."""
-    for name in ("bin", "etc", "dev", "proc", "sys", "tmp", "root", "home", "var/tmp", "usr/bin", "mnt"):
-        (where / name).mkdir(parents=True)
-    for name in ("tmp", "var/tmp"):
-        (where / name).chmod(0o1777)
-    shutil.copy(BUSYBOX, where / "bin" / "busybox")
-    listed = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True)
-    for name in listed.stdout.split():
-        if name not in ("busybox", "bash"):
-            (where / "bin" / name).symlink_to("busybox")
-    shutil.copy(BASH, where / "bin" / "bash")
-    (where / "usr/bin/env").symlink_to("../../bin/env")
-    texts = {
-        "passwd": "root:x:0:0:root:/root:/bin/sh\n", "group": "root:x:0:\n", "hosts": "127.0.0.1 localhost\n",
-        "resolv.conf": "", "localtime": "", "os-release": "NAME=mini\n",
-    }  # fmt: skip
-    for name, text in texts.items():
-        (where / "etc" / name).write_text(text)
-    return where
-
-
 @pytest.fixture(scope="session")
 def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root file system of the image, as a directory."""
@@ -93,9 +70,9 @@ def apptainer(image_root: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def podman(image_root: Path) -> Iterator[Engine]:
     """Podman with storage of its own; runc, since crun refuses control groups of both versions at once."""
-    need("podman", "runc", "conmon", "catatonit")
+    need(*PODMAN)
     place = _short_place()
-    engine = Engine("podman", "localhost/mini:1", _configure_podman(place))
+    engine = Engine("podman", "localhost/mini:1", configure_podman(place))
     _import(engine, image_root)
     try:
         with _exported(engine):
@@ -117,21 +94,6 @@ def remove_containers() -> None:
 def _short_place() -> Path:
     """Make a directory with a short name: 108 bytes are all that a socket may be called, and some lie deep."""
     return Path(tempfile.mkdtemp(prefix="tf-", dir="/tmp"))
-
-
-def _configure_podman(place: Path) -> dict[str, str]:
-    env = {"CONTAINERS_CONF": f"{place}/containers.conf", "CONTAINERS_STORAGE_CONF": f"{place}/storage.conf"}
-    (place / "storage.conf").write_text(
-        f'[storage]\ndriver = "overlay"\nrunroot = "{place}/run"\ngraphroot = "{place}/graph"\n'
-    )
-    # conmon starts podman's clean-up with this environment only: without the two files it looks elsewhere, for 20 s.
-    handed_on = ", ".join(f'"{name}={value}"' for name, value in {"PATH": os.environ["PATH"], **env}.items())
-    (place / "containers.conf").write_text(
-        '[containers]\nnetns = "none"\ndefault_ulimits = ["nofile=1024:4096", "nproc=4096:4096"]\n'
-        '[engine]\nruntime = "runc"\nlock_type = "file"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n'
-        f'tmp_dir = "{place}/tmp"\nvolume_path = "{place}/volumes"\nconmon_env_vars = [{handed_on}]\n'
-    )
-    return env
 
 
 @pytest.fixture(scope="session")

@@ -112,6 +112,7 @@ class Service:
         """End it and all of its jobs at once, and remove its state."""
         end_all(self.state)
         self._reap()
+        unmount_below(self.state)
         shutil.rmtree(self.state, ignore_errors=True)
 
     def run(
@@ -273,6 +274,15 @@ def end_all(state: Path, limit_s: float = 60.0) -> None:
         if time.monotonic() > deadline:
             raise NoService(f"{state}: processes {found} do not end")
         time.sleep(0.02)
+
+
+def unmount_below(place: Path) -> None:
+    """Unmount what is mounted there, the last first: storage of containers."""
+    with open("/proc/self/mounts") as mounts:
+        points = [line.split()[1].replace("\\040", " ") for line in mounts]
+    for point in reversed(points):
+        if Path(point).is_relative_to(place):
+            subprocess.run(["umount", "--lazy", point], check=False)
 
 
 def processes_of(state: Path) -> list[int]:
