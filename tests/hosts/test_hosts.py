@@ -129,7 +129,7 @@ def test_a_host_that_is_cut_off_for_longer_than_the_lease(farm: SharedFarm) -> N
 
 
 def test_a_host_that_is_cut_off_for_shorter_than_the_lease(farm: SharedFarm) -> None:
-    total = 160
+    total = 300
     a, b = farm.hosts(2)
     farm.write(*["sleep 0.2"] * total)
     farmers = [farm.start_on(host, "-n", "2", "--lease", "90") for host in (a, b)]
