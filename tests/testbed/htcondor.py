@@ -176,7 +176,7 @@ class HTCondor(Service):
         """Release a job that is held."""
         self.call("condor_release", job)
 
-    def cancel_all(self, limit_s: float = 60.0) -> None:
+    def cancel_all(self, limit_s: float = 110.0) -> None:
         """Remove all jobs, and wait until none is left."""
         self.run("condor_rm", "-all")
         self.await_(lambda: not self.queue(), "all jobs removed", limit_s)
