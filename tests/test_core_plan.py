@@ -609,6 +609,21 @@ def test_a_task_that_takes_longer_than_those_before_it_does_not_keep_others_wait
     assert loop.plan.gives_back(2.0)[:1] == [29]
 
 
+def test_who_has_no_slot_free_does_not_take_again_what_it_gave_back() -> None:
+    loop = Loop(9, resources=Resources(1))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", "0-1")
+    loop.plan.took([0, 1])
+    assert loop.start() == [0]
+    loop.end(0, now=0.01)
+    assert loop.start(now=0.01) == [1]
+    assert loop.plan.wants(), "ahead of time, while nobody else wants any"
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.wants() == []
+    loop.end(1, now=0.02)
+    assert loop.plan.wants(), "now a slot is empty here, too"
+
+
 def test_what_is_to_be_tried_again_is_given_back_too_once_its_pause_is_over() -> None:
     loop = Loop(3, resources=Resources(1), rules=Rules(retries=1, retry_delay_s=3.0))
     loop.fold.join("other", slots=1)

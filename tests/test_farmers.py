@@ -374,6 +374,17 @@ def test_the_limit_of_failures_is_that_of_the_farm(lone: Farm) -> None:
     assert 9 <= lone.counts()["failed"] <= 9 + 2 * len(farmers), "what ran meanwhile may fail, too"
 
 
+def test_long_tasks_after_many_short_ones_do_not_wait_for_each_other(lone: Farm) -> None:
+    """Who has ended hundreds in a second takes two of ten seconds for next to nothing, and has both in its queue."""
+    lone.write(*["true"] * 600, *["sleep 10"] * 2)
+    farmers = [lone.start("-n", "1", "--logs", "packed") for _ in range(2)]
+    for farmer in farmers:
+        assert farmer.wait().status == 0
+    said = json.loads(lone.once("show", lone.workdir, "600,601", "--json").out)
+    first, second = sorted(task["attempts"][0]["start"] for task in said["tasks"])
+    assert second - first < 8.0
+
+
 def test_the_last_to_finish_says_so(lone: Farm) -> None:
     lone.write(*["sleep 0.2"] * 10)
     first = lone.start("-n", "1")

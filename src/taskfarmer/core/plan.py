@@ -125,7 +125,7 @@ class Plan:
             return 0
         alive = self.state.alive()
         me = self.state.farmers[self.number - 1]
-        if self.queue and any(farmer.want for farmer in alive if farmer is not me):
+        if (self.queue or not free) and any(farmer.want for farmer in alive if farmer is not me):
             return 0  # who has empty slots comes first: or we took at once what we gave back for it
         return policy.take_size(
             slots=self.resources.slots,
