@@ -961,8 +961,10 @@ def test_while_the_queue_does_not_answer_nothing_is_submitted(world: World) -> N
     world.now += 10
     found = keeper.round()
     assert (found.submitted, found.notes) == (0, ("fake: squeue did not answer",))
+    assert (found.pilots, found.running, found.waiting, found.unknown) == (2, 0, 0, 2)
     world.now += 10
-    assert keeper.round().submitted == 0
+    found = keeper.round()
+    assert (found.submitted, found.running + found.waiting, found.unknown) == (0, 2, 0)
     assert len(world.at_work()) == 2
 
 

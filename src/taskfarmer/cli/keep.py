@@ -93,7 +93,7 @@ class Keeping:
 
     def _say_what_stays(self) -> None:
         last = self._last
-        there = "what was submitted" if last is None else plural(last.running + last.waiting, "pilot")
+        there = "what was submitted" if last is None else plural(last.pilots, "pilot")
         print(
             f"taskfarmer: pilots are kept no longer; {there} stay in the queue"
             f" (to end them: taskfarmer stop {quoted(self.ledger)})", file=sys.stderr,
@@ -136,7 +136,7 @@ class Keeping:
         if self.as_json:
             print_json(
                 "submit", workdir=str(self.ledger.workdir.path), system=self.keep.plan.batch, dry_run=False,
-                pilots=found.running + found.waiting, submitted=found.submitted, left=found.left,
+                pilots=found.pilots, submitted=found.submitted, left=found.left,
             )  # fmt: skip
         return result_of(self.ledger).exit_status if found.done else 0
 
@@ -147,9 +147,11 @@ class Keeping:
             print(f"taskfarmer: {note}", file=sys.stderr)
         text = "the farm is done"
         if not found.done:
-            there = plural(found.running + found.waiting, "pilot")
+            there = plural(found.pilots, "pilot")
+            unseen = f", {found.unknown} of which nothing is known now" if found.unknown else ""
             new = f", {found.submitted} of them new" if found.submitted else ""
-            text = f"{found.left} tasks left; {there}: {found.running} running, {found.waiting} waiting{new}"
+            those = f"{found.running} running, {found.waiting} waiting{unseen}{new}"
+            text = f"{found.left} tasks left; {there}: {those}"
         if text != self._shown and not self.as_json:
             say(f"{time.strftime('%H:%M:%S')} {text}")
             sys.stdout.flush()

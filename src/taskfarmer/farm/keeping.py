@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,14 +74,23 @@ class Keep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What a round found and did. `left`: tasks that have not ended; `wait_s`: until the next one."""
+    """What a round found and did. `left`: tasks that have not ended; `wait_s`: until the next one.
+
+    `unknown`: pilots of which the system does not say now how they are.
+    """
 
     left: int
     running: int
     waiting: int
+    unknown: int
     submitted: int
     wait_s: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def pilots(self) -> int:
+        """How many there are, as far as is known."""
+        return self.running + self.waiting + self.unknown
 
     @property
     def done(self) -> bool:
@@ -292,7 +302,9 @@ class Keeper:
 
     def _told(self, queue: Queue, left: int, submitted: int, notes: list[str], began: float) -> Round:
         live = queue.live()
-        running = sum(pilot.status.state is JobState.RUNNING for pilot in live)
+        states = Counter(pilot.status.state for pilot in live)
+        running = states[JobState.RUNNING]
+        unknown = states[JobState.UNKNOWN] if queue.problems else 0  # else it has not been seen yet: it waits
         now = (left, len(live) + submitted, running)
         wait_s = self._polling.next_s(changed=now != self._last, took_s=self.clock() - began)
         self._last = now
@@ -300,7 +312,8 @@ class Keeper:
         return Round(
             left=left,
             running=running,
-            waiting=len(live) - running + submitted,
+            waiting=len(live) - running - unknown + submitted,
+            unknown=unknown,
             submitted=submitted,
             wait_s=min(MOST_S, max(wait_s, later - self.clock())),
             notes=tuple(notes),
