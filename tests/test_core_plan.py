@@ -149,11 +149,11 @@ def test_who_has_work_for_long_looks_at_the_log_less_often() -> None:
     loop = Loop(100_000)
     for number in range(7):
         loop.fold.join(f"other{number}")
-    assert loop.plan.look_every_s() == 1.0
+    assert loop.plan.look_every_s(0.1) == 1.0
     taken_one_after_the_other(loop, 3)
-    assert loop.plan.look_every_s() > 1.0
+    assert loop.plan.look_every_s(0.1) > 1.0
     loop.fold.append(Report(want=2), by="other0")
-    assert loop.plan.look_every_s() <= 1.0, "somebody waits for what others have"
+    assert loop.plan.look_every_s(0.1) <= 1.0, "somebody waits for what others have"
 
 
 def test_a_task_that_does_not_fit_is_overtaken_by_those_that_do() -> None:
@@ -603,10 +603,88 @@ def test_a_task_that_takes_longer_than_those_before_it_does_not_keep_others_wait
     for id in range(26):
         assert loop.start(now=id / 100) == [id]
         loop.end(id, now=(id + 1) / 100)
-    assert loop.start(now=1.0) == [26]
+    assert loop.start(now=0.26) == [26]
     loop.fold.append(Report(want=1), by="other")
-    assert loop.plan.gives_back(1.02) == [], "what will be started soon"
+    assert loop.plan.gives_back(0.28) == [], "what will be started soon"
     assert loop.plan.gives_back(2.0)[:1] == [29]
+
+
+def test_one_long_task_behind_full_slots_does_not_wait_the_longer_the_more_slots_there_are() -> None:
+    slots = 64
+    loop = Loop(10 * slots + 1, resources=Resources(slots))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", f"0-{10 * slots}")
+    loop.plan.took(range(10 * slots + 1))
+    for turn in range(9):
+        began = loop.start(now=turn / 100)
+        assert len(began) == slots
+        for id in began:
+            loop.end(id, now=(turn + 1) / 100)
+    assert len(loop.start(now=0.1)) == slots
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.gives_back(0.2) == [], "what will be started soon"
+    assert loop.plan.gives_back(1.2) == [10 * slots]
+
+
+def test_when_long_tasks_follow_short_ones_the_last_ends_tell_how_fast_it_goes() -> None:
+    """The mean of recent ones needs some twenty of them to forget the short ones."""
+    loop = Loop(60, resources=Resources(1))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", "0-59")
+    loop.plan.took(range(60))
+    for id in range(50):
+        loop.start(now=id / 100)
+        loop.end(id, now=(id + 1) / 100)
+    for number, id in enumerate((50, 51)):
+        loop.start(now=0.5 + number / 2)
+        loop.end(id, now=1.0 + number / 2)
+    loop.start(now=1.5)
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.rate > 15
+    assert loop.plan.gives_back(1.51) == [59], "eight of half a second each wait here"
+
+
+def test_who_has_empty_slots_asks_for_work_also_while_something_runs_or_rests() -> None:
+    loop = Loop(2, resources=Resources(4), rules=Rules(retries=1, retry_delay_s=60.0))
+    loop.fold.join("other", slots=4)
+    assert loop.plan.asks_for() == 4
+    assert loop.take() == [0, 1]
+    assert loop.plan.asks_for() == 0, "something waits here"
+    loop.start()
+    assert (loop.plan.hungry, loop.plan.asks_for()) == (True, 2)
+    loop.end(0, 1, now=1.0)
+    assert loop.plan.delayed
+    assert loop.plan.asks_for() == 3
+
+
+def test_it_asks_again_when_twice_as_many_slots_are_empty_or_all() -> None:
+    loop = Loop(8, resources=Resources(8))
+    loop.fold.join("other", slots=4)
+    loop.fold.take("me", "0-7")
+    loop.plan.took(range(8))
+    loop.start()
+    asked = []
+    for id in range(8):
+        loop.end(id, now=1.0 + id)
+        if slots := loop.plan.asks_for():
+            asked.append(slots)
+            loop.fold.append(Report(want=slots), by="me")
+    assert asked == [1, 2, 4, 8]
+
+
+def test_all_that_waits_behind_long_tasks_is_given_back_at_once() -> None:
+    loop = Loop(30, resources=Resources(1))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", "0-29")
+    loop.plan.took(range(30))
+    loop.start(now=0.0)
+    loop.end(0, now=0.01)
+    loop.start(now=0.01)
+    loop.fold.append(Report(want=1), by="other")
+    assert 1 <= len(loop.plan.gives_back(0.7)) < 14, "these here may begin soon"
+    left = len(loop.plan.queue)
+    assert left > 14
+    assert len(loop.plan.gives_back(2.0)) == left
 
 
 def test_who_has_no_slot_free_does_not_take_again_what_it_gave_back() -> None:
@@ -635,9 +713,8 @@ def test_what_is_to_be_tried_again_is_given_back_too_once_its_pause_is_over() ->
     assert loop.start(now=0.1) == [2]
     loop.fold.append(Report(want=1), by="other")
     assert loop.plan.gives_back(0.5) == [], "they rest"
-    [given] = loop.plan.gives_back(10.0)
-    assert given in (0, 1)
-    assert len(loop.plan.queue) == 1
+    assert sorted(loop.plan.gives_back(10.0)) == [0, 1]
+    assert not loop.plan.queue
 
 
 def test_a_farmer_stays_as_long_as_something_may_come() -> None:

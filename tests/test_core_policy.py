@@ -21,6 +21,8 @@ from taskfarmer.core.policy import (
     LEAST_S,
     LOOKS_PER_S,
     MAX_DELAY_S,
+    MOST_GIVING_S,
+    MOST_IDLE_S,
     MOST_LOOK_S,
     MOST_PAUSE_S,
     SHORT_S,
@@ -227,14 +229,34 @@ giving = st.fixed_dictionaries(
 
 @given(giving)
 def test_a_farmer_gives_back_at_most_half_and_no_more_than_is_wanted(situation: dict[str, Any]) -> None:
+    """But all that would wait here for a second or longer."""
     queued, wanted = situation["queued"], situation["wanted"]
     part = queued * wanted // situation["all_slots"]
-    assert 0 <= give_back(**situation) <= max(0, min(max(wanted, part), (queued + 1) // 2))
+    most = queued if 0 < situation["rate"] <= 1.0 else min(max(wanted, part), (queued + 1) // 2)
+    assert 0 <= give_back(**situation) <= max(0, most)
+
+
+@pytest.mark.parametrize(("ready", "free", "wanted", "most"), [(12, 1, 7, 2), (3, 1, 7, 1), (100, 4, 12, 25)])
+def test_who_takes_leaves_their_part_to_others_that_have_empty_slots(
+    ready: int, free: int, wanted: int, most: int
+) -> None:
+    """Who has had short tasks only would take all of the long ones that were given back for everybody."""
+    taken = size(free, 300.0, ready, all_slots=free + wanted, farmers=8, wanted=wanted)
+    assert taken == most
+    assert size(free, 300.0, ready, all_slots=free + wanted, farmers=8) > most
 
 
 @pytest.mark.parametrize(
     ("queued", "rate", "wanted", "size"),
-    [(10, 0.0, 4, 4), (10, 1.0, 100, 5), (1, 0.1, 1, 1), (10, 1.0, 0, 0), (0, 1.0, 9, 0), (10, 100.0, 4, 0)],
+    [
+        (10, 0.0, 4, 4),
+        (10, 2.0, 100, 5),
+        (10, 1.0, 1, 10),
+        (1, 0.1, 1, 1),
+        (10, 1.0, 0, 0),
+        (0, 1.0, 9, 0),
+        (10, 100.0, 4, 0),
+    ],
 )
 def test_a_queue_that_is_soon_empty_is_kept(queued: int, rate: float, wanted: int, size: int) -> None:
     given_back = give_back(queued=queued, rate=rate, wanted=wanted, farmers=2, holders=1, chance=0.9, all_slots=1000)
@@ -271,12 +293,14 @@ def test_idle_farmers_look_200_times_a_second_or_once_each(farmers: int) -> None
     pauses = [idle_pause(looks, farmers) for looks in range(1, 40)]
     assert farmers / pauses[0] <= max(200, farmers)
     assert all(before <= after for before, after in itertools.pairwise(pauses))
-    assert pauses[-1] == 1.0
+    assert pauses[-1] == (1.0 if farmers == 1 else min(1.0, max(2 * MOST_IDLE_S, farmers / 100)))
+    assert farmers / pauses[-1] <= max(100, farmers)
 
 
-def test_who_is_idle_beside_one_other_looks_at_once_and_asks_within_half_a_second() -> None:
-    asked = next(looks for looks in itertools.count() if asks(looks, 2, 0.99))
-    assert sum(idle_pause(looks, 2) for looks in range(1, asked)) < 0.5
+def test_who_is_idle_beside_few_others_looks_at_once_and_asks_within_half_a_second() -> None:
+    for farmers in range(2, 9):
+        asked = next(looks for looks in itertools.count() if asks(looks, farmers, 0.99))
+        assert 0.2 < sum(idle_pause(looks, farmers) for looks in range(1, asked)) < 0.5
 
 
 def test_who_knows_that_others_hold_much_asks_sooner() -> None:
@@ -301,7 +325,8 @@ def test_at_the_end_few_look_more_often_while_they_have_something_to_give(farmer
     assert LEAST_LOOK_S <= every_s <= 1.0
     assert farmers / every_s <= max(ENDING_LOOKS_PER_S, farmers)
     assert look_every_s(farmers=farmers, ahead_s=0.0, left_s=0.0) == 1.0, "it has nothing to give"
-    assert look_every_s(farmers=farmers, ahead_s=60.0, left_s=0.0) == 1.0, "what it has lasts"
+    often_s = look_every_s(farmers=farmers, ahead_s=60.0, left_s=0.0)
+    assert often_s == min(1.0, max(MOST_GIVING_S, farmers / ENDING_LOOKS_PER_S)), "what it has lasts"
 
 
 @FARMERS

@@ -374,6 +374,17 @@ def test_the_limit_of_failures_is_that_of_the_farm(lone: Farm) -> None:
     assert 9 <= lone.counts()["failed"] <= 9 + 2 * len(farmers), "what ran meanwhile may fail, too"
 
 
+def test_who_comes_later_hears_of_failures_that_nobody_had_to_be_told(lone: Farm) -> None:
+    lone.write(*["sleep 0.2; exit 1"] * 90)
+    first = lone.start("-n", "1", "--max-failures", "12", "--lease", "60")
+    lone.wait_for_runs(1)
+    wait_for(lambda: lone.counts().get("failed", 0) >= 8, "eight failures")
+    second = lone.start("-n", "1", "--max-failures", "12", "--lease", "60")
+    for farmer in (first, second):
+        farmer.wait()
+    assert 12 <= lone.counts()["failed"] <= 12 + 2 * 2
+
+
 def test_long_tasks_after_many_short_ones_do_not_wait_for_each_other(lone: Farm) -> None:
     """Who has ended hundreds in a second takes two of ten seconds for next to nothing, and has both in its queue."""
     lone.write(*["true"] * 600, *["sleep 10"] * 2)
@@ -383,6 +394,17 @@ def test_long_tasks_after_many_short_ones_do_not_wait_for_each_other(lone: Farm)
     said = json.loads(lone.once("show", lone.workdir, "600,601", "--json").out)
     first, second = sorted(task["attempts"][0]["start"] for task in said["tasks"])
     assert second - first < 8.0
+
+
+def test_who_has_one_long_task_and_empty_slots_beside_it_is_given_more(lone: Farm) -> None:
+    lone.write(*["true"] * 100, *["sleep 10"] * 6)
+    first = lone.start("-n", "2", "--logs", "packed")
+    second = lone.start("-n", "4", "--logs", "packed")
+    for farmer in (first, second):
+        assert farmer.wait().status == 0
+    said = json.loads(lone.once("show", lone.workdir, "100-105", "--json").out)
+    begun = sorted(task["attempts"][0]["start"] for task in said["tasks"])
+    assert begun[-1] - begun[0] < 8.0, "six slots, six tasks"
 
 
 def test_the_last_to_finish_says_so(lone: Farm) -> None:

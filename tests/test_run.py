@@ -199,6 +199,16 @@ def test_the_farm_stops_soon_after_too_many_failures(farm: Farm, limit: str) -> 
     assert counts["failed"] + counts["toprocess"] == 40
 
 
+def test_tasks_that_cannot_be_started_are_failures_like_others(lone: Farm) -> None:
+    lone.list.write_text("".join(f'{{"argv": ["/no/such/program", "{number}"]}}\n' for number in range(300)))
+    end = lone.run("--tasklist", "jsonl", "-n", "2", "--max-failures", "5")
+    assert end.status == 3
+    assert "limit is reached" in end.out
+    counts = lone.counts()
+    assert 5 <= counts["failed"] <= 5 + 2
+    assert counts["failed"] + counts["toprocess"] == 300
+
+
 def test_farmers_hear_of_failures_elsewhere(lone: Farm) -> None:
     lone.write(*['sleep 0.1; [ "$WHO" = good ]'] * 100)
     options = ("-n", "1", "--max-failures", "1")

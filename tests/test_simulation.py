@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -113,6 +116,74 @@ def test_with_long_tasks_all_slots_empty_within_the_duration_of_a_task(
     seen = run(tmp_path / "farm", FARMERS, 5 * FARMERS * slots, long, file_system, slots)
     assert seen.idle_longest_s <= WAIT_S + file_system.hidden_s
     assert seen.spread_s <= 15.0 + WAIT_S
+
+
+@pytest.fixture
+def lot(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let what is left to chance be the same in each run, by the number that this is called with."""
+
+    def draw(seed: int) -> None:
+        monkeypatch.setattr(os, "urandom", random.Random(seed).randbytes)
+
+    return draw
+
+
+SHORT, TENTH, HALF, LONG = 0.003, 0.1, 0.5, 60.0
+
+
+@pytest.mark.parametrize(
+    ("late_s", "slots", "seconds"),
+    [
+        ([0, 1.0], 8, [TENTH / 10] * 183 + [LONG] * 48),
+        ([0, 1.4], 16, [SHORT] * 600 + [LONG] * 17),
+        ([0, 2.0], 4, [SHORT] * 600 + [10.0] * 30 + [300.0] + [1.0] * 20),
+        ([0, 0, 0.1, 0.1], 1, [TENTH / 10] * 572 + [HALF] * 12),
+        ([0, 0.02, 0.04, 0.06], 1, [SHORT] * 3000 + [30.0] * 8),
+        ([0.02 * number for number in range(8)], 1, [SHORT] * 3000 + [30.0] * 12),
+        ([0, 1.0, 0, 0, 0, 0, 0, 0.1], 2, [SHORT] * 800 + [LONG] * 16),
+        ([0, 0, 1.0, 1.0, 0.1, 1.0, 0.1, 3.0], 4, [TENTH] * 32 + [LONG] * 32 + [SHORT] * 800),
+    ],
+    ids=["wide", "one-more-than-slots", "one-very-long", "half-a-second", "four", "eight", "sixteen", "short-at-last"],
+)
+def test_nobody_sits_beside_what_others_have_not_started_when_long_tasks_follow_short_ones(
+    tmp_path: Path, lot: Callable[[int], None], late_s: list[float], slots: int, seconds: list[float]
+) -> None:
+    """Who has one long task and empty slots beside it asks, too; and what others know is the rate of short ones."""
+    lot(1)
+    assert mixed(tmp_path, late_s, slots, seconds).idle_longest_s <= WAIT_S
+
+
+def mixed(path: Path, late_s: list[float], slots: int, seconds: list[float]) -> Figures:
+    """Run a farm of tasks of these durations, with a farmer for each time at which one comes."""
+    path.mkdir(exist_ok=True)
+    simulation = Simulation(path, len(seconds), seconds.__getitem__)
+    for number, at in enumerate(late_s):
+        simulation.farmer(number, at=at, slots=slots)
+    simulation.run()
+    check(simulation, ran_once=True)
+    return figures(simulation, slots)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_of_many_mixtures_hardly_any_has_somebody_sit_for_longer(tmp_path: Path, lot: Callable[[int], None]) -> None:
+    """Short tasks, long ones, in any order, for some farmers that come at different times."""
+    waits = []
+    for seed in range(300):
+        lot(seed)
+        draw = random.Random(seed)
+        farmers, slots = draw.choice([2, 3, 4, 8]), draw.choice([1, 1, 2, 4, 8])
+        kinds = draw.sample([SHORT, TENTH / 10, TENTH, HALF, 2.0, 10.0, LONG], draw.choice([1, 2, 2, 3]))
+        seconds = []
+        for each in kinds:
+            number = draw.choice([1, 3, 6]) * farmers * slots
+            seconds += [each] * min(800, number if each >= HALF else max(number, int(2 / each * draw.random())))
+        if draw.random() < 0.3:
+            draw.shuffle(seconds)
+        late_s = [0.0, *(draw.choice([0.0, 0.1, 1.0, 3.0]) for _ in range(farmers - 1))]
+        waits.append(mixed(tmp_path / str(seed), late_s, slots, seconds).idle_longest_s)
+    assert sum(wait_s > WAIT_S for wait_s in waits) <= 3
+    assert max(waits) <= 2 * WAIT_S
 
 
 def test_the_load_on_the_directory_grows_with_the_farmers_not_with_their_square(tmp_path: Path) -> None:

@@ -186,6 +186,22 @@ def test_nobody_idles_while_another_holds_what_it_has_not_started(farm: SharedFa
     assert idle_s <= MOST_IDLE_S + there_and_back_s + PROMPTLY_S
 
 
+def test_no_slot_is_empty_while_another_host_holds_what_it_has_not_started(farm: SharedFarm) -> None:
+    """With as many long tasks as there are slots: who has one, and an empty slot beside it, is given another."""
+    short, long = 120, 6
+    farm.write(*["true"] * short, *[farm.beat(15.0)] * long)
+    go = farm.path / "go"
+    farmers = [farm.start_on(host, "-n", "3", after=go) for host in farm.hosts(2)]
+    go.touch()
+    all_done(farm, farmers, short + long)
+    ledger = farm.check(short + long)
+    began = [life.run.time for life in farm.lives()]
+    assert len(began) == long
+    all_there = max([min(began), *(farmer.since for farmer in ledger.state.farmers)])
+    there_and_back_s = 2 * farm.site.system.delay_s
+    assert max(began) - all_there <= MOST_IDLE_S + there_and_back_s + PROMPTLY_S
+
+
 def longest_idle(farm: SharedFarm, since: float) -> float:
     """Return for how long at most (seconds) a host with one slot had nothing to do before another began a task."""
     lives = list(farm.lives())

@@ -187,7 +187,8 @@ def _send_home(
         nonlocal told, others
         working = at_work(state)
         told = chosen(working, hosts, farmers)
-        others = sum(not is_told(state, farmer) for farmer in working if farmer not in told)
+        ids = {farmer.id for farmer in told}
+        others = sum(farmer.id not in ids and not is_told(state, farmer) for farmer in working)
         named = [farmer.id for farmer in told] if hosts or farmers else []
         return (Stop(mode=mode, farmers=named), ()) if told else None
 

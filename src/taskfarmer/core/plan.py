@@ -136,6 +136,7 @@ class Plan:
             all_slots=self._all_slots(),
             farmers=len(alive),
             takes=self._takes,
+            wanted=sum(farmer.want for farmer in alive if farmer is not me),
             chance=self._chance,
         )
 
@@ -183,11 +184,16 @@ class Plan:
         self.took(sorted({*self.state.held_by(self.number)} - known))
 
     def _rate_now(self, now: float) -> float:
-        """Return the rate, or less: while nothing ends, what runs now takes longer than what went before."""
-        if not self.running:
-            return self.rate
-        since_s = now - max(attempt.began for attempt in self.running.values())
-        return min(self.rate, self.resources.slots / since_s) if since_s > 0 else self.rate
+        """Return the rate, or less where what runs now takes longer than what went before: by as many of the last ends
+        as there are slots, and by the last start (who has something in its queue starts the next when one ends).
+        """
+        rate = self.rate
+        if self.running and (since_s := now - max(attempt.began for attempt in self.running.values())) > 0:
+            rate = min(rate, 1.0 / since_s)
+        ends = min(self.resources.slots, len(self._ends) - 1)
+        if ends > 0 and (since_s := now - self._ends[-ends - 1]) > 0:
+            rate = min(rate, ends / since_s)
+        return rate
 
     def gives_back(self, now: float, chance: float = 0.0) -> list[int]:
         """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`.
@@ -213,6 +219,22 @@ class Plan:
         )
         return [self.queue.pop() for _ in range(count)]
 
+    @property
+    def hungry(self) -> bool:
+        """Whether slots are empty here and nothing is there that could start in them now."""
+        return self.mode == "work" and not self.queue and (bool(self.resources.free) or self.idle)
+
+    def asks_for(self) -> int:
+        """Return for how many empty slots the others are to be asked for work now; 0: the log says it, or it is in
+        vain.
+
+        It is said again when twice as many are empty, and when all are: not for each slot that empties at the end.
+        """
+        if not self.hungry or (self.too_late_s is not None and not self.idle):
+            return 0
+        said, free = self.state.farmers[self.number - 1].want, self.resources.free
+        return free if free >= 2 * said or (self.idle and free > said) else 0
+
     def others_hold_much(self) -> bool:
         """Whether somebody else has taken so much that it would give back some, as far as this farmer can tell."""
         soon = 1 + self.rate / self.resources.slots * policy.GIVING_S
@@ -220,16 +242,17 @@ class Plan:
         others = (farmer for farmer in self.state.alive() if farmer is not me)
         return any(self.state.holds(other, more_than=int(other.slots * soon)) for other in others)
 
-    def look_every_s(self) -> float:
+    def look_every_s(self, now: float) -> float:
         """Return how often to look at the log: less often while there is enough for everybody."""
         if not self.rate or len(self.state.deps):
             return 1.0
         alive = self.state.alive()
+        ahead_s = len(self.queue) / self._rate_now(now)
         left_s = self.state.status.count(READY) / (self.rate / self.resources.slots * self._all_slots())
-        if any(farmer.want for farmer in alive):
-            left_s = 0.0
+        if any(farmer.want for farmer in alive) or ahead_s >= len(self.queue) > 0:
+            left_s = 0.0  # what runs here takes a second or longer: it tells nothing of how soon others are done
         farmers = len(alive)
-        return policy.look_every_s(farmers=farmers, ahead_s=len(self.queue) / self.rate, left_s=left_s)
+        return policy.look_every_s(farmers=farmers, ahead_s=ahead_s, left_s=left_s)
 
     # -- the end of the time there is ----------------------------------------------------------------------------------
 

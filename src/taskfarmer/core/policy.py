@@ -39,8 +39,14 @@ LEAST_LOOK_S = 0.25
 """Least seconds between two looks at the log of a farmer that has something to do."""
 MOST_LOOK_S = 2.0
 """Most seconds between two looks at the log: so long a farmer may not notice what people say."""
+MOST_IDLE_S = 0.25
+"""Most seconds between two looks at the log of one of few farmers that are idle."""
+LONG_IDLE_LOOKS = 25
+"""Looks after which one of few farmers looks half as often."""
+MOST_GIVING_S = 0.5
+"""The same of one that has something for others."""
 PATIENT_LOOKS = 6
-"""Looks (about 0.1 s) after which an idle farmer asks the others for some of what they hold."""
+"""Looks (0.3 s) after which one of two farmers that is idle asks the other for some of what it holds; `asks`."""
 HASTY_LOOKS = 2
 """Looks after which it does so if it knows that they hold much."""
 MAX_DELAY_S = 600.0
@@ -116,6 +122,7 @@ def take_size(
     all_slots: int,
     farmers: int,
     takes: int,
+    wanted: int = 0,
     chance: float = 0.0,
 ) -> int:
     """Return how many tasks to take now; 0: what is queued will do.
@@ -126,7 +133,8 @@ def take_size(
     others that began with it, or all would want the same number. Towards the end it takes no more than half of its
     share of what remains (three quarters of very short tasks), so that all of them empty together; but never less than
     its empty slots can start, or than is worth an entry of the log. Numbers are rounded down: of tasks that are longer
-    than what it takes ahead none waits in a queue while a slot of another is empty.
+    than what it takes ahead none waits in a queue while a slot of another is empty. Where others have `wanted` empty
+    slots, too, it takes its part only: what was given back for all of them may take longer than what it knows.
     """
     ahead_s = work_ahead_s(slots=slots, rate=rate, farmers=farmers, takes=takes)
     want = max(free, int(rate * ahead_s))
@@ -135,7 +143,8 @@ def take_size(
     if queued > max(free - 1, rate * low_s(ahead_s, farmers, chance if share > want else 0.0)):
         return 0
     least = max(free - queued, int(rate * least_worth_s(farmers)))
-    return max(0, min(want - queued, max(share, least), ready))
+    part_of_all = max(free, math.ceil(ready * free / (free + wanted))) if wanted else ready
+    return max(0, min(want - queued, max(share, least), part_of_all, ready))
 
 
 def work_ahead_s(*, slots: int, rate: float, farmers: int, takes: int) -> float:
@@ -198,11 +207,15 @@ def give_back(
     `holders` of the living `farmers` have more than they can run, this one included. What will be started soon is not
     worth an entry (which costs another one to take it). Of many holders as many give, by `chance` in [0, 1), as are
     wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter. Of a long
-    queue they give as large a part as the empty slots are of `all_slots`, the empty ones and the holders' together.
+    queue they give as large a part as the empty slots are of `all_slots`, the empty ones and the holders' together,
+    half of it at most. But all of it, if the first of it would wait here for a second or longer: then it is best free
+    for whoever has an empty slot next.
     """
     least_s = max(GIVING_S, least_worth_s(farmers))
     if wanted <= 0 or queued == 0 or (rate > 0 and queued / rate < least_s) or chance * holders >= 2 * wanted:
         return 0
+    if 0 < rate <= 1.0:
+        return queued
     each = min(math.ceil(2 * wanted / max(1, min(holders, 2 * wanted))), wanted)
     return min(max(each, queued * wanted // all_slots), (queued + 1) // 2)
 
@@ -213,10 +226,13 @@ def give_back(
 def idle_pause(looks: int, farmers: int) -> float:
     """Return the seconds between two looks at the log of a farmer that has nothing to do, after `looks` >= 1.
 
-    They grow to one second. Of many farmers that are idle at once each begins with longer ones, so that all together
-    look about 200 times a second, or once a second each.
+    They grow to a quarter of a second, and after some seconds to half a one. Of many farmers that are idle at once each
+    begins with longer ones, so that all together look about 200 times a second, or once a second each; and so does who
+    is alone, whom nobody gives anything.
     """
-    return min(1.0, 0.005 * max(1, farmers) * 1.5 ** min(looks, 30))
+    most_s = MOST_IDLE_S if looks < LONG_IDLE_LOOKS else 2 * MOST_IDLE_S
+    most_s = 1.0 if farmers <= 1 else min(1.0, max(most_s, farmers / 100))
+    return min(most_s, 0.005 * max(1, farmers) * 1.5 ** min(looks, 30))
 
 
 def look_every_s(*, farmers: int, ahead_s: float, left_s: float) -> float:
@@ -226,17 +242,19 @@ def look_every_s(*, farmers: int, ahead_s: float, left_s: float) -> float:
     that is over it looks more often while it has something to give: several times before it has none.
     """
     if left_s < 1.0 and ahead_s > GIVING_S:
-        return min(1.0, max(LEAST_LOOK_S, ahead_s / 8, farmers / ENDING_LOOKS_PER_S))
+        return min(1.0, max(LEAST_LOOK_S, min(MOST_GIVING_S, ahead_s / 8), farmers / ENDING_LOOKS_PER_S))
     return max(1.0, min(MOST_LOOK_S, farmers / LOOKS_PER_S, ahead_s / 2, left_s / 2))
 
 
 def asks(looks: int, farmers: int, chance: float, *, much: bool = False) -> bool:
     """Whether a farmer that has nothing to do after so many looks says so in the log, and what it has done.
 
-    That is an entry each: few farmers wait a moment whether others are about to end, too, unless these hold `much`;
-    many, of which nearly all are idle at the end, say it one after the other, by `chance` in [0, 1) at each look.
+    That is an entry each: few farmers wait a moment (0.3 to 0.5 s) whether others are about to end, too, unless these
+    hold `much`; many, of which nearly all are idle at the end, say it one after the other, by `chance` in [0, 1) at
+    each look.
     """
-    patient = PATIENT_LOOKS if farmers <= 8 and not much else HASTY_LOOKS - 1
+    few = farmers <= 8 and not much
+    patient = PATIENT_LOOKS + 1 - (farmers - 1).bit_length() if few else HASTY_LOOKS - 1
     return looks > patient and chance * farmers < ENDING_ENTRIES_PER_S
 
 

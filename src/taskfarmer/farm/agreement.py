@@ -91,6 +91,7 @@ class Agreement:
         body = self._append(make)
         if isinstance(body, Take):
             self._plan.took(parse_ids(body.ids), chance())
+            self._looks = 0
 
     def give_back(self, back: list[int]) -> None:
         """Say that others may have these, which the plan has forgotten."""
@@ -194,16 +195,16 @@ class Agreement:
             self._look_at_log()
 
     def look_again(self) -> None:
-        """Look, unless that was done for another reason a moment ago."""
-        if self._looked_ago_s() > self._plan.look_every_s() / 2:
+        """Look, unless that was done for another reason a while ago. To be asked at each half of `look_every_s`."""
+        if self._looked_ago_s() > 0.6 * self._plan.look_every_s(self._clock.monotonic()):
             self._look()
 
     def idle_until(self) -> float:
-        """While nothing is to be done here, look at what others do: at once, then at growing distances up to 1 s.
+        """While slots are empty here, look at what others do: at once, then at growing distances.
 
         Return when to come again, on the loop's clock.
         """
-        if not self._plan.idle or self._plan.mode != "work":
+        if not self._plan.hungry:
             self._looks = 0
             return float("inf")
         now = self._clock.monotonic()
@@ -225,6 +226,7 @@ class Agreement:
         return self._clock.boottime() - self._ledger.looked
 
     def _look_at_log(self) -> None:
+        now = self._clock.monotonic()
         try:
             self._ledger.refresh()
         except Replaced as error:
@@ -236,7 +238,7 @@ class Agreement:
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
         self.heed_what_is_new()
-        self.give_back(self._plan.gives_back(self._clock.monotonic(), chance()))
+        self.give_back(self._plan.gives_back(now, chance()))
         if self._plan.lets_go():
             self._say(Report())
 
@@ -261,9 +263,11 @@ class Agreement:
         others = [farmer.id for farmer in state.alive() if farmer.id != self._id]
         if not others:
             return
-        much = self._read_tails(others)
-        if not state.farmer(self._id).want and asks(self._looks, len(others) + 1, chance(), much=much):
-            self._say(Report(want=self._plan.resources.slots))
+        waits = state.farmer(self._id).want and not self._plan.idle and not len(state.deps)
+        much = not waits and self._read_tails(others)  # who has asked, and has something to do, waits to be given more
+        slots = self._plan.asks_for()
+        if slots and asks(self._looks, len(others) + 1, chance(), much=much):
+            self._say(Report(want=slots))
 
     def _read_tails(self, others: list[str]) -> bool:
         """Read what others did that the log does not tell; return whether they are known to hold much.
@@ -302,7 +306,7 @@ class Agreement:
         self._loop.act(self._plan.no_longer_ours(self._clock.monotonic()))
         if state.status.count(FAILED) > self._failures:
             self._mind_failures()
-            self._tell_failures()
+        self._tell_failures()  # also when nothing failed: somebody may have joined
         self._obey()
 
     def _obey(self) -> None:
@@ -329,12 +333,16 @@ class Agreement:
     def _tell_failures(self) -> None:
         """Tell the others of failures in time, so that the limit is that of the farm, not of each farmer."""
         state = self._ledger.state
-        if tells_failures(
-            self._plan.rules,
-            failed=self._failures,
-            untold=self._untold_failures,
-            tasks=len(state),
-            farmers=len(state.alive()),
+        if (
+            self._untold_failures
+            and not self._unsure
+            and tells_failures(
+                self._plan.rules,
+                failed=self._failures,
+                untold=self._untold_failures,
+                tasks=len(state),
+                farmers=len(state.alive()),
+            )
         ):
             self.publish()
 

@@ -250,7 +250,7 @@ class Driver:
         """Return what is done every so often, whatever else happens."""
         return Pace(
             [
-                Job(self.plan.look_every_s, self.agreement.look_again),
+                Job(lambda: self.plan.look_every_s(self._clock()) / 2, self.agreement.look_again),
                 Job(lambda: self.config.heartbeat_s, self._beat),
                 Job(lambda: min(5.0, self.config.heartbeat_s), self._watch),
                 Job(lambda: 1.0, self._bury_the_gone),
@@ -457,6 +457,7 @@ class Driver:
         self.reporter.say(f"task {attempt.id}: {why}")
         self._record_end(Exit(attempt.id, status), self._clock(), self.clock.wall())
         self._write()
+        self.agreement.mind_failures()
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
