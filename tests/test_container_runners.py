@@ -22,12 +22,14 @@ from taskfarmer.errors import InputError
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.runners import (
     ApptainerRunner,
+    BasicRunner,
     DockerRunner,
     EnvironmentRunner,
     Job,
     Mount,
     PodmanRunner,
     Runner,
+    ShifterRunner,
     SlurmStepRunner,
     containers,
 )
@@ -160,8 +162,6 @@ def test_a_line_that_needs_no_shell_has_only_the_one_that_starts_it(monkeypatch:
 def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """spec: packtivity 12.73, 12.76, 12.82, 12.83"""
     monkeypatch.setattr(os, "urandom", bytes)
-    for name in cls.client_habits:
-        monkeypatch.delenv(name, raising=False)
     runner = cls(
         *("i:1", "/a:/b:ro /c"), user="7", group="8", network="host", workdir="/w", cpus="2", memory="1g",
         mount_cwd="no", options="--x 'y z'", env="A='b c'",
@@ -179,7 +179,7 @@ def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPat
         *("--volume", "/a:/b:ro", "--volume", "/c:/c:rw", "--volume", share, "--x", "y z", "--entrypoint="),
     ]
     assert {"--env=A", "--env=TASK", "--env=PROC_NUMBER", "--env=TASKFARMER_ATTEMPT"} <= set(given)
-    assert command.env == {**runner.client_habits, "A": "b c"}
+    assert command.env == {"A": "b c"}
 
 
 def test_no_network_and_the_directory_of_the_task_unless_said_otherwise(tmp_path: Path) -> None:
@@ -250,7 +250,19 @@ def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
         (lambda: DockerRunner("i", options="--name x"), "a name of its own"),
         (lambda: PodmanRunner("i", reuse="yes"), "there are no and slot"),
         (lambda: PodmanRunner("i", reuse="slot", tempdir="yes"), "reuse = slot with tempdir"),
-        (lambda: PodmanRunner("i", reuse="slot", inner=EnvironmentRunner(env="A=1", tempdir="yes")), "with tempdir"),
+        (lambda: PodmanRunner("i", inner=BasicRunner(tempdir="yes", stageout="x")), "BasicRunner has a tempdir"),
+        (lambda: ApptainerRunner("i", inner=EnvironmentRunner(env="A=1", tempdir="/tmp")), "only the outermost"),
+        (lambda: EnvironmentRunner(env="A=1", inner=ShifterRunner("i", tempdir="yes")), "only the outermost"),
+        (lambda: SlurmStepRunner(inner=EnvironmentRunner(env="A=1", inner=DockerRunner("i", tempdir="yes"))), "only"),
+        (
+            lambda: DockerRunner(
+                "i",
+                tempdir="yes",
+                inner="taskfarmer.runners.BasicRunner",
+                **{"inner.tempdir": "yes", "inner.stageout": "x"},
+            ),
+            "only the outermost",
+        ),
         (lambda: PodmanRunner("i", reuse="slot", options="--pid=host"), "no --pid and no --pod"),
         (lambda: EnvironmentRunner(env="A=1", inner=PodmanRunner("i", reuse="slot")), "cannot be inside"),
         (lambda: ApptainerRunner("i", cleanenv="perhaps"), "neither yes nor no"),
@@ -546,6 +558,39 @@ def test_results_are_brought_back_from_a_fresh_directory(engine: Engine, tmp_pat
     assert not (back / "3" / "a b3").exists()
 
 
+def test_a_container_runs_in_the_directory_that_an_outer_runner_made(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "setup.sh").write_text("export A=$PROC_NUMBER\n")
+    elsewhere: dict[str, Any] = {"pwd" if engine.name == "apptainer" else "workdir": "/"}
+    inner = made(engine, env="B=b", **elsewhere)
+    middle = EnvironmentRunner(env="C=c", inner=inner)
+    runner = EnvironmentRunner(
+        f"'{tmp_path}/setup.sh'", tempdir="yes", stageout="result", destination=str(tmp_path / "back"), inner=middle
+    )
+    runner.check()
+    status, said = run(runner, "cat /etc/os-release >result; pwd", tmp_path)
+    assert status == 0, said
+    assert (tmp_path / "back" / "result").read_text() == "NAME=mini\n"
+    assert "taskfarmer-" in said
+    assert not Path(said.strip()).exists()
+    assert run(runner, "exit 4", tmp_path)[0] == 4
+    assert run(runner, "true", tmp_path)[0] == 74
+
+
+def test_a_farm_has_set_up_container_and_fresh_directory_at_once(lone: Farm, engine: Engine) -> None:
+    """As docs/containers.md has it; the task's directory is relative."""
+    keys = {"env": "A=1", "tempdir": "./scratch", "stageout": "*.out", "destination": "results/{taskid}"}
+    inner = {"inner": f"taskfarmer.runners.{CLASSES[engine.name].__name__}", "inner.image": engine.image}
+    define(lone, "simulate", "EnvironmentRunner", **keys, **inner)
+    for name in ("scratch", "sub"):
+        (lone.path / name).mkdir()
+    lone.list.write_text(json.dumps({"command": "pwd; cat /etc/os-release >x.out", "cwd": "sub"}) + "\n")
+    end = lone.run("--runner", "simulate", "--tasklist", "jsonl", "-n", "1")
+    assert end.status == 0, (end, lone.log(0))
+    assert lone.log(0).startswith(f"{lone.path}/scratch/taskfarmer-")
+    assert (lone.path / "sub" / "results" / "0" / "x.out").read_text() == "NAME=mini\n"
+    assert not list((lone.path / "scratch").iterdir())
+
+
 def test_an_option_that_keeps_the_container_from_running_is_refused(engine: Engine) -> None:
     with pytest.raises(InputError, match="ends well without running anything"):
         made(engine, options="--help").check()
@@ -629,15 +674,47 @@ def test_what_makes_the_client_cheaper_is_not_the_tasks(
     assert run(made(daemon, env="GOGC=50"), "echo $GOGC ${GOMAXPROCS-none}", tmp_path) == (0, "50 none\n")
 
 
+CLIENT = """#!/bin/sh
+echo "${GOGC-none} ${GOMAXPROCS-none}"
+"""
+
+
 @pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
-def test_what_makes_the_client_cheaper_gives_way_to_the_users_own(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_makes_the_client_cheaper_gives_way_to_the_users_own(
+    cls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the client, which says what it has."""
+    program = tmp_path / cls.program
+    program.write_text(CLIENT)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     for name in ("GOGC", "GOMAXPROCS"):
         monkeypatch.delenv(name, raising=False)
-    assert cls("i").prepare(job()).env["GOGC"] == "400"
-    assert "GOGC" not in cls("i").prepare(job(env={"GOGC": "50"})).env
-    assert "GOGC" not in cls("i", options="--env-host").prepare(job()).env
+    threads = cls.client_habits.get("GOMAXPROCS", "none")
+
+    def seen(runner: Runner, **variables: str) -> str:
+        runner.job = job(env=variables)
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():  # as the farm sets them
+                patch.setenv(name, value)
+            status, said = run(runner, "true", tmp_path)
+        assert status == 0
+        return said.strip()
+
+    assert seen(cls("i")) == f"400 {threads}"
+    assert seen(cls("i", options="--title e -l extra -vene:/x")) == f"400 {threads}"
+    assert seen(cls("i"), GOGC="50") == f"50 {threads}"
+    assert seen(cls("i", env="GOGC=60")) == f"60 {threads}"
+    for once in (True, False):
+        set_up = script(tmp_path, "export GOGC=50\n")
+        assert seen(EnvironmentRunner(set_up, once=once, inner=cls("i"))) == f"50 {threads}"
+    for options in (
+        *("--env-host", "--env=GOGC", "--env GO*", "--env-file=x", "--unsetenv-all"),
+        *("-e GOGC", "-eGOGC", "-Pe GOGC"),
+    ):
+        assert seen(cls("i", options=options)) == "none none", options
     monkeypatch.setenv("GOGC", "50")
-    assert "GOGC" not in cls("i").prepare(job()).env
+    assert seen(cls("i")) == f"50 {threads}"
 
 
 def test_user_and_group_and_directory(daemon: Engine, tmp_path: Path) -> None:

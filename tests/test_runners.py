@@ -17,7 +17,8 @@ import pytest
 from taskfarmer import runners
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError
-from taskfarmer.runners import BasicRunner, Command, Job, Runner, ShifterRunner, is_declarative
+from taskfarmer.runners import BasicRunner, Command, EnvironmentRunner, Job, Runner, ShifterRunner, is_declarative
+from tests.farms import Farm
 
 STANDINS = Path(__file__).parent / "standins"
 EXAMPLE = Path(__file__).parent.parent / "examples" / "runners"
@@ -297,9 +298,19 @@ def test_a_task_runs_in_the_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not os.path.exists(directory)
 
 
-@pytest.mark.parametrize("arguments", [{"volumes": "'/a:/b"}, {"volumes": "/a;b:/c"}, {"tempdir": "perhaps"}])
-def test_what_shifter_cannot_take_is_refused_when_the_runner_is_made(arguments: dict[str, str]) -> None:
-    with pytest.raises(InputError, match=next(iter(arguments))):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"volumes": "'/a:/b"}, "volumes"),
+        ({"volumes": "/a;b:/c"}, "volumes"),
+        ({"volumes": "/a:/b /a:b:c:/d"}, r"volumes: '/a:b:c:/d' is not SOURCE:TARGET\[:FLAGS\]"),
+        ({"volumes": "/a:/b:ro:x:y"}, r"is not SOURCE:TARGET\[:FLAGS\]"),
+        ({"tempdir": "perhaps"}, "tempdir"),
+    ],
+)
+def test_what_shifter_cannot_take_is_refused_when_the_runner_is_made(arguments: dict[str, str], said: str) -> None:
+    assert ShifterRunner("i", volumes="/a:/b:ro '/c d:/d'").volumes == ("/a:/b:ro", "/c d:/d")
+    with pytest.raises(InputError, match=said):
         ShifterRunner("i", **arguments)
 
 
@@ -322,6 +333,84 @@ def test_results_are_brought_back_from_a_fresh_directory(cls: type[Runner], tmp_
     assert run(runner, "true", tmp_path / "log") == 74
     with pytest.raises(InputError, match="stageout without tempdir"):
         made_by(cls, stageout="x")
+
+
+# each form in which an attempt is run: by the loop, in a process that is kept, in a batch job of its own
+FORMS: dict[str, tuple[str, ...]] = {
+    "loop": ("--runner", "new"),
+    "kept": ("--runner", "old"),
+    "job": ("--runner", "new", "--batch", "local", "--one-job-per-task"),
+}
+
+
+def define_staging(farm: Farm, tempdir: str) -> None:
+    """Define the runners `new` and, of the old form, `old`, with that temporary directory."""
+    (farm.path / "stages.py").write_text(
+        "from taskfarmer.runners import BasicRunner\n"
+        "class Old(BasicRunner):\n"
+        "    def run(self, taskid, command, logfh):\n"
+        "        return super().run(taskid, command, logfh)\n"
+    )
+    keys = f"tempdir = {tempdir}\nstageout = result\n"
+    (farm.path / "stages.ini").write_text(
+        f"[new]\nRunner = taskfarmer.runners.BasicRunner\n{keys}[old]\nRunner = stages.Old\n{keys}"
+    )
+    farm.env["TASKFARMER_LOCAL_JOBS"] = str(farm.path / "spool")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_results_come_back_to_a_directory_of_the_task_that_is_relative(lone: Farm, form: str) -> None:
+    define_staging(lone, "yes")
+    (lone.path / "sub").mkdir()
+    lone.write_jsonl(
+        {"command": "echo 42 >result", "cwd": "sub"},
+        {"command": "echo 43 >result", "cwd": "./sub/../sub/."},
+        {"command": "echo 44 >result"},
+    )
+    end = lone.run("--tasklist", "jsonl", "-n", "1", *FORMS[form])
+    assert end.status == 0, end
+    found = {str(path.relative_to(lone.path)): path.read_text() for path in lone.path.rglob("result")}
+    assert found == {"sub/result": found["sub/result"], "result": "44\n"}
+    assert found["sub/result"] in ("42\n", "43\n")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_place_of_temporary_directories_may_be_relative(lone: Farm, form: str) -> None:
+    define_staging(lone, "scratch/tmp")
+    for name in ("scratch/tmp", "sub"):
+        (lone.path / name).mkdir(parents=True)
+    lone.write_jsonl({"command": "pwd; echo 42 >result", "cwd": "sub"})
+    end = lone.run("--tasklist", "jsonl", "-n", "1", *FORMS[form])
+    assert end.status == 0, end
+    assert lone.log(0).startswith(f"{lone.path}/scratch/tmp/taskfarmer-")
+    assert (lone.path / "sub" / "result").read_text() == "42\n"
+    assert not list((lone.path / "scratch" / "tmp").iterdir())
+
+
+def test_the_directory_of_an_attempt_that_cannot_be_prepared_goes_again(tmp_path: Path) -> None:
+    class Failing(Runner):
+        def prepare(self, job: Job) -> Command:
+            assert job.directory is not None
+            assert Path(job.directory).parent == tmp_path
+            raise OSError("no")
+
+    runner = EnvironmentRunner(env="A=1", tempdir=str(tmp_path), inner=Failing())
+    with pytest.raises(OSError, match="no"):
+        runner.prepare(job(Task(text="t")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("standins")
+def test_shifter_runs_in_the_directory_that_an_outer_runner_made(tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    inner = ShifterRunner("img")
+    runner = EnvironmentRunner(env="A=42", tempdir="yes", stageout="result", destination=str(back), inner=inner)
+    runner.check()
+    assert run(runner, "pwd; echo $A >result", tmp_path / "log") == 0
+    said = (tmp_path / "log").read_text().splitlines()
+    assert said == ["image=img", f"workdir={said[-1]}", said[-1]]
+    assert (back / "result").read_text() == "42\n"
+    assert not os.path.exists(said[-1])
 
 
 @pytest.mark.usefixtures("standins")
@@ -376,3 +465,17 @@ def test_the_example_needs_nothing_but_the_public_names() -> None:
     runner = module.MuonColliderRunner("s.xml", marlin="/opt/Marlin")
     argv = ("/opt/Marlin", "s.xml", "--global.LCIOInputFiles=a b.slcio")
     assert runner.prepare(job(Task(text="a b.slcio"))) == Command(argv=argv)
+
+
+def test_a_farm_that_is_resumed_from_elsewhere_finds_what_its_runner_names(lone: Farm) -> None:
+    (lone.path / "setup.sh").write_text("export WORD=here\n")
+    (lone.path / "set.ini").write_text("[set]\nRunner = taskfarmer.runners.EnvironmentRunner\nscript = setup.sh\n")
+    lone.write('test -e go && echo "$WORD"')
+    assert lone.run("--runner", "set").status == 1
+    (lone.path / "go").touch()
+    elsewhere = lone.path / "elsewhere"
+    elsewhere.mkdir()
+    assert lone.once("retry", lone.workdir).status == 0
+    end = lone.once("resume", "../tasks.txt_workdir", cwd=elsewhere)
+    assert end.status == 0, end
+    assert lone.log(0, 2) == "here\n"

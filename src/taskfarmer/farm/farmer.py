@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,15 +65,25 @@ def config_of(ledger: Ledger) -> FarmConfig:
 
 
 def build_runner(config: FarmConfig) -> Runner:
-    """Return the farm's runner, checked.
+    """Return the farm's runner, checked. Relative paths in its arguments are from where the tasks run.
 
     Raises:
         InputError: it cannot be built, or cannot work here (a program is missing).
     """
-    runner: Runner = definitions.build(config.runner, cwd=Path(config.cwd))
-    if hasattr(runner, "check"):  # an old class need not derive from ours
-        runner.check()
+    with _where_tasks_run(config):
+        runner: Runner = definitions.build(config.runner, cwd=Path(config.cwd))
+        if hasattr(runner, "check"):  # an old class need not derive from ours
+            runner.check()
     return runner
+
+
+@contextmanager
+def _where_tasks_run(config: FarmConfig) -> Iterator[None]:
+    """Be there for a moment, if it can be entered from here; who works will say so if not."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(chdir(config.cwd))
+        yield
 
 
 def room_for(options: FarmerOptions, ledger: Ledger, link: Link) -> int:

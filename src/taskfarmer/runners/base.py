@@ -28,6 +28,7 @@ class Job:
     """One attempt of a task, as a declarative runner is given it.
 
     `attempt` >= 1 grows with every execution of the task; `slot` >= 0 is the place it runs in on this farmer.
+    `directory` is the fresh directory in which an outer runner has it run, None if there is none.
     """
 
     taskid: int
@@ -35,6 +36,7 @@ class Job:
     attempt: int
     slot: int
     workdir: str
+    directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +132,10 @@ class Runner:
     def _job_for(self, taskid: int, command: str) -> Job:
         if self.job is None or self.job.taskid != taskid:
             return Job(taskid=taskid, task=Task(text=command), attempt=1, slot=0, workdir=os.curdir)
-        if command == self.job.task.line:
-            return self.job
-        return replace(self.job, task=replace(self.job.task, command=command, argv=None))
+        job = self.job
+        if job.task.cwd is not None and not os.path.isabs(job.task.cwd):  # this process is there already
+            job = replace(job, task=replace(job.task, cwd=os.getcwd()))
+        return job if command == job.task.line else replace(job, task=replace(job.task, command=command, argv=None))
 
 
 def is_declarative(runner: object) -> bool:

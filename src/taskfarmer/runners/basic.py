@@ -49,8 +49,7 @@ class BasicRunner(Runner):
         Raises:
             OSError: the temporary directory cannot be made.
         """
-        command = self._command(job)
-        return command if self.staging is None else self.staging.around(job, command)
+        return self._command(job) if self.staging is None else self.staging.around(job, self._command)
 
     def _command(self, job: Job) -> Command:
         if job.task.argv:

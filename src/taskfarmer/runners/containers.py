@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, TextIO
 
@@ -20,7 +21,7 @@ from taskfarmer.runners.owners import prefix, private_directory, remove_left_dir
 from taskfarmer.runners.programs import require_program
 from taskfarmer.runners.shell import words_without_shell
 from taskfarmer.runners.warm import SHARE, ContainerDied, Start, WarmContainer, message
-from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, chain, inner_runner
+from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, inner_runner
 
 _HOST = """\
 trap : HUP INT TERM USR1 USR2
@@ -148,7 +149,7 @@ class ContainerRunner(Runner):
 
     def _check_reuse(self) -> None:
         """Raise InputError for what a container that many tasks share cannot have."""
-        if any(staging.wanted for runner in chain(self) if (staging := getattr(runner, "staging", None))):
+        if self.staging.wanted:
             raise InputError("reuse = slot with tempdir: a directory cannot be mounted into a container that runs")
         if any(word.startswith(("--pid", "--pod")) for word in self.options):
             raise InputError("reuse = slot: it needs a namespace of processes of its own, so no --pid and no --pod")
@@ -228,9 +229,13 @@ class ContainerRunner(Runner):
             OSError: the temporary directory cannot be made.
         """
         self.before(job)
+        with self.staging.directory() as own:
+            return self._contained(replace(job, directory=own) if own else job, own)
+
+    def _contained(self, job: Job, own: str | None) -> Command:
+        """Return the call of the client; `own` is the directory of the attempt if this runner made it."""
         command = after_setup(self.setup, self.inner.prepare(job), self.shell)
-        directory = self.staging.directory()
-        remove = (*command.remove, *((directory,) if directory else ()))
+        directories = dict.fromkeys((*command.remove, *((job.directory,) if job.directory else ())))
         names = self._names(job, command)
         name = f"{prefix()}{job.taskid}.{job.attempt}-{os.urandom(6).hex()}"
         share = None if self.elsewhere else _share(os.getpid())
@@ -241,18 +246,21 @@ class ContainerRunner(Runner):
                 *("/bin/sh", "-c", TIED, "sh", f"{meeting.target}/{mark}" if meeting else "/dev/null", name),
                 *self._words(command, names),
             ),
-            cwd=directory or self.workdir or command.cwd or None,
+            cwd=job.directory or self.workdir or command.cwd or None,
             here=os.path.abspath(command.cwd or job.task.cwd or os.curdir),
             variables=names,
-            mounts=(*self.mounts, *map(Mount, remove), *((meeting,) if meeting else ())),
+            mounts=(*self.mounts, *map(Mount, directories), *((meeting,) if meeting else ())),
             name=name,
         )
         after = self._not_started(f"{share}/{mark}" if share else "", name) + self.after()
-        script = _HOST.format(exports=self.exports(names), after=after + self.staging.script(job, directory))
+        # Here, after what an outer runner has set up, whose variables are the user's own.
+        habits = "".join(f'export {name}="${{{name}-{value}}}"\n' for name, value in self._habits(names).items())
+        exports = habits + self.exports(names)
+        script = _HOST.format(exports=exports, after=after + self.staging.script(job, own))
         return Command(
             argv=("/bin/sh", "-c", script, leash(), *self.client(inside)),
-            env={**self._for_client(names), **command.env, **self.variables},
-            remove=remove,
+            env={**self.client_env, **command.env, **self.variables},
+            remove=(*command.remove, *((own,) if own else ())),
         )
 
     def _words(self, command: Command, names: Container[str]) -> tuple[str, ...]:
@@ -270,12 +278,9 @@ class ContainerRunner(Runner):
     def _names(self, job: Job, command: Command) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*FARM_VARIABLES, *job.task.env, *command.env, *self.variables)))
 
-    def _for_client(self, names: Container[str]) -> Mapping[str, str]:
-        """Return the variables for the client alone; `names` are those that are set for the task."""
-        habits = {
-            name: value for name, value in self.client_habits.items() if name not in names and name not in os.environ
-        }
-        return {**habits, **self.client_env}
+    def _habits(self, names: Container[str]) -> dict[str, str]:
+        """Return the client's habits but for `names`, those of the task's variables."""
+        return {name: value for name, value in self.client_habits.items() if name not in names}
 
     def _not_started(self, mark: str, name: str) -> str:
         return (_NOT_STARTED if mark else _UNLESS).format(
@@ -356,7 +361,7 @@ class ContainerRunner(Runner):
             mounts=(*self.mounts, Mount(SHARE, target)),
             name=f"{prefix()}slot-{self._id}.{self._ended}",
         )
-        environ = {**self._environ, **self._for_client(self._environ)}
+        environ = {**self._habits(()), **self._environ, **self.client_env}
         return Start(self.client(inside), environ, here)
 
     def terminate(self) -> None:

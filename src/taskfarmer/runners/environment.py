@@ -78,6 +78,9 @@ class EnvironmentRunner(Runner):
         Raises:
             OSError: the temporary directory cannot be made.
         """
+        return self.staging.around(job, self._after_setup)
+
+    def _after_setup(self, job: Job) -> Command:
         command = self.inner.prepare(job)
         if self.once:
             changed, gone = self._captured()
@@ -89,7 +92,7 @@ class EnvironmentRunner(Runner):
             # A sourced file sees the arguments of the shell: the task's words wait elsewhere meanwhile.
             line = f'task_words=("$@"); set --\n{_UNTIL_DONE}{self._setup()}trap - EXIT\nexec "${{task_words[@]}}"'
             command = replace(command, line=None, argv=("bash", "-c", line, "bash", *argv_of(command)))
-        return self.staging.around(job, command)
+        return command
 
     def _setup(self) -> str:
         """Return the shell text of the set-up, which ends the shell where it fails."""

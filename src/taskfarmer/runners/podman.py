@@ -49,8 +49,8 @@ class _EngineRunner(ContainerRunner):
         for word in self.options:
             if reason := _refused(word):
                 raise InputError(f"options: {word}: {reason}")
-            if word.startswith("--env-host"):  # all that the client has would be the task's
-                self.client_habits = {}
+        if any(map(_hands_on, self.options)):
+            self.client_habits = {}
         if pull not in PULL:
             raise InputError(f"pull = {pull}: there are {', '.join(PULL)}")
         if group and not user:
@@ -177,12 +177,20 @@ def _refused(word: str) -> str:
     """Return why an option cannot be given, or the empty string."""
     if word.startswith("--"):
         return _OURS.get(word[2:].partition("=")[0], "")
-    for letter in word[1:] if word.startswith("-") else "":
-        if letter in _SHORT:
-            return _OURS[_SHORT[letter]]
-        if letter not in _SWITCHES:
-            break
-    return ""
+    return next((_OURS[_SHORT[letter]] for letter in _letters(word) if letter in _SHORT), "")
+
+
+def _hands_on(word: str) -> bool:
+    """Whether an option says which variables of the client become the task's, so that its habits would be seen."""
+    return word.startswith(("--env", "--unsetenv")) or "e" in _letters(word)
+
+
+def _letters(word: str) -> str:
+    """Return the short options in a word; the last may have a value, which is not among them."""
+    if word.startswith("--") or not word.startswith("-"):
+        return ""
+    switches = len(word[1:]) - len(word[1:].lstrip(_SWITCHES))
+    return word[1 : switches + 2]
 
 
 class PodmanRunner(_EngineRunner):

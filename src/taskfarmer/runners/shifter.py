@@ -41,6 +41,8 @@ class ShifterRunner(Runner):
         for volume in self.volumes:
             if set(volume) & {*";\n\r"}:  # shifter takes a semicolon for the end of a volume
                 raise InputError(f"volumes: {volume!r}: shifter takes no path with a semicolon or a line break")
+            if volume.count(":") > 2:
+                raise InputError(f"volumes: {volume!r} is not SOURCE:TARGET[:FLAGS]", hint="no path can have a colon")
         self.modules = words_of(modules, "modules")
         self.staging = Staging.of(tempdir, stageout, destination)
 
@@ -55,15 +57,22 @@ class ShifterRunner(Runner):
         Raises:
             OSError: the temporary directory cannot be made.
         """
+        with self.staging.directory() as directory:
+            # BASH_ENV names a file of the host, which bash in the container would otherwise try to read.
+            command = Command(
+                argv=self._call(job, directory or job.directory),
+                env={"BASH_ENV": ""},
+                remove=(directory,) if directory else (),
+            )
+            return self.staging.bringing_back(job, directory, command)
+
+    def _call(self, job: Job, directory: str | None) -> tuple[str, ...]:
+        """Return the words that start shifter, with the task in that directory (None: where shifter is started)."""
         line = shlex.join(job.task.argv) if job.task.argv else job.task.line
-        directory = self.staging.directory()
-        argv = (
+        return (
             *("shifter", "--image", self.image),
             *((f"--workdir={directory}",) if directory else ()),
             *(f"-V{volume}" for volume in self.volumes),
             *(f"-m{module}" for module in self.modules),
             *("--", "/bin/bash", "-c", f"{self.setup} && {line}" if self.setup.strip() else line),
         )
-        # BASH_ENV names a file of the host, which bash in the container would otherwise try to read.
-        command = Command(argv=argv, env={"BASH_ENV": ""}, remove=(directory,) if directory else ())
-        return self.staging.bringing_back(job, directory, command)

@@ -95,6 +95,9 @@ class SlurmStepRunner(Runner):
         Raises:
             OSError: the temporary directory cannot be made.
         """
+        return self.staging.around(job, self._step)
+
+    def _step(self, job: Job) -> Command:
         command = self.inner.prepare(job)
         argv = argv_of(command)
         call = self._call(job.task)
@@ -103,7 +106,7 @@ class SlurmStepRunner(Runner):
         else:
             inside = ("/bin/sh", "-c", TIED_STEP, "sh", *argv)
         argv = ("/bin/sh", "-c", 'exec "$@" <"$0"', leash(), *call, *inside)
-        return self.staging.around(job, replace(command, line=None, argv=argv))
+        return replace(command, line=None, argv=argv)
 
     def _call(self, task: Task) -> tuple[str, ...]:
         """Return the words that start a step."""

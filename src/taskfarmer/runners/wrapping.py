@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +49,8 @@ def inner_runner(
 
     Raises:
         InputError: an argument does not begin with `inner.` (then it is nobody's), or is for an inner runner that there
-            is not; the class cannot be had, or is of the old form, which cannot be asked what to start.
+            is not; the class cannot be had, or is of the old form, which cannot be asked what to start; the inner one
+            is to have a temporary directory, out of which it could only copy to where it runs.
     """
     foreign = [name for name in arguments if not name.startswith("inner.")]
     if foreign:
@@ -65,6 +68,11 @@ def inner_runner(
         raise InputError("inner: a container that is kept (reuse = slot) cannot be inside another runner")
     if not is_declarative(made):
         raise InputError(f"inner: {type(made).__name__} has no prepare", hint="an old runner cannot run in another one")
+    if any(staging.wanted for runner in chain(made) if (staging := getattr(runner, "staging", None))):
+        hint = "give tempdir, stageout and destination to the outer one: the inner one then runs in its directory"
+        raise InputError(
+            f"inner: {type(made).__name__} has a tempdir, which only the outermost runner can have", hint=hint
+        )
     if elsewhere:
         for runner in chain(made):
             runner.elsewhere = True
@@ -130,7 +138,7 @@ class Staging:
         Raises:
             InputError: something is to be brought back, and there is no temporary directory.
         """
-        parent = tempdir if isinstance(tempdir, str) and "/" in tempdir else None
+        parent = os.path.abspath(tempdir) if isinstance(tempdir, str) and "/" in tempdir else None
         wanted = parent is not None or flag(tempdir, "tempdir")
         patterns = words_of(stageout, "stageout")
         if patterns and not wanted:
@@ -150,15 +158,26 @@ class Staging:
         if self.wanted:
             remove_left_directories(self.parent)
 
-    def directory(self) -> str | None:
-        """Make and return the directory of an attempt, or None. Raises OSError."""
-        return private_directory(self.parent) if self.wanted else None
+    @contextmanager
+    def directory(self) -> Iterator[str | None]:
+        """Make the directory of an attempt (None: none is wanted), which goes again if the attempt cannot be prepared.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        made = private_directory(self.parent) if self.wanted else None
+        try:
+            yield made
+        except BaseException:
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+            raise
 
     def script(self, job: Job, directory: str | None) -> str:
         """Return shell text that brings the results back; it finds the status in `s`, and sets it."""
         if directory is None or not self.patterns:
             return ""
-        origin = job.task.cwd or os.getcwd()
+        origin = os.path.abspath(job.task.cwd or os.curdir)
         destination = os.path.join(origin, self.destination.replace("{taskid}", str(job.taskid)))
         # Quoted but for the wildcards, so that a blank in a pattern does not split it.
         patterns = " ".join("".join(c if c in "*?[]!" else shlex.quote(c) for c in p) for p in self.patterns)
@@ -166,17 +185,20 @@ class Staging:
             directory=shlex.quote(directory), destination=shlex.quote(destination), patterns=patterns, id=job.taskid
         )
 
-    def around(self, job: Job, command: Command) -> Command:
-        """Return the command in a fresh directory, with what brings the results back; as it is if none is wanted.
+    def around(self, job: Job, prepare: Callable[[Job], Command]) -> Command:
+        """Return what `prepare` makes of the job, in a fresh directory and with what brings the results back.
+
+        If no directory is wanted it is returned as it is.
 
         Raises:
             OSError: the directory cannot be made.
         """
-        directory = self.directory()
-        if directory is None:
-            return command
-        made = self.bringing_back(job, directory, command)
-        return replace(made, cwd=directory, remove=(*command.remove, directory))
+        with self.directory() as directory:
+            if directory is None:
+                return prepare(job)
+            command = prepare(replace(job, directory=directory))
+            made = self.bringing_back(job, directory, command)
+            return replace(made, cwd=directory, remove=(*command.remove, directory))
 
     def bringing_back(self, job: Job, directory: str | None, command: Command) -> Command:
         """Return the command with what brings the results back from that directory after it, if any are wanted."""
