@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shlex
@@ -250,6 +251,76 @@ def test_submit_waits_where_a_site_has_many_small_submissions(
     said = capsys.readouterr().err.splitlines()
     assert [line.partition(" to be")[0] for line in said] == ["taskfarmer: 5 more pilots", "taskfarmer: 2 more pilots"]
     assert said[0].endswith(" s: 3 submissions a minute at most")
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crowded:
+    """A site where each submission is of one pilot, of which there may be 60 a minute; nobody really waits."""
+    made = Crowded(tmp_path, 200, system=Fake(limits=Limits(elements=1)))
+    monkeypatch.setattr(submitting, "time", made)
+    return made
+
+
+class Crowded(World):
+    """A world, and the module `time` for who submits in it: a submission takes half a second, more or less."""
+
+    sleeps: list[float]
+    takes_s = tuple(0.05 + 0.9 * (number * 0.618034 % 1.0) for number in range(200))
+    at_sleep: Callable[[], object] = staticmethod(lambda: None)
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now + sum(self.takes_s[: self.fake.asked["submit"]])
+
+    def sleep(self, seconds: float) -> None:
+        """Turn the clock."""
+        self.sleeps.append(seconds)
+        self.now += seconds
+        self.at_sleep()
+
+    def submit(self, wanted: int) -> int:
+        """Have so many pilots; return how many were submitted."""
+        self.sleeps = []
+        pilots = self.pilots()
+        assert pilots.turns.take("submit") is None
+        pilots.turn_taken = True
+        return len(submitting.see_to(pilots, self.farm.ledger, PLAN, wanted, "/", "fake")[0])
+
+
+def test_several_submissions_are_waited_for_at_a_time(crowded: Crowded, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crowded.submit(PER_MINUTE + 50) == PER_MINUTE + 50
+    assert all(wait_s >= 1.0 for wait_s in crowded.sleeps)
+    assert 1 <= crowded.fake.asked["poll"] == len(crowded.sleeps) <= 2
+    said = capsys.readouterr().err.splitlines()
+    when = f"the next in {math.ceil(crowded.sleeps[0])} s: 60 submissions a minute at most"
+    assert said[0] == f"taskfarmer: 50 more pilots to be submitted, {when}"
+    assert len(said) <= 2
+
+
+def test_no_longer_than_for_what_is_wanted(crowded: Crowded, capsys: pytest.CaptureFixture[str]) -> None:
+    crowded.submit(PER_MINUTE + 3)
+    third = sum(crowded.takes_s[:2]) + 60.0 - sum(crowded.takes_s[:PER_MINUTE])
+    assert crowded.sleeps == [pytest.approx(third)]
+    assert f"3 more pilots to be submitted, the next in {math.ceil(third)} s: " in capsys.readouterr().err
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_what_was_submitted_before_an_end_is_said(
+    crowded: Crowded, capsys: pytest.CaptureFixture[str], silent: bool
+) -> None:
+    """By Ctrl-C, or since the queue is silent after a wait."""
+    silence = NoAnswer("squeue: timed out")
+    crowded.at_sleep = (lambda: crowded.fake.misbehave("poll", silence)) if silent else _interrupt
+    with pytest.raises(Stopped if silent else KeyboardInterrupt):
+        crowded.submit(PER_MINUTE + 8)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("taskfarmer: 60 pilots had been submitted by then: 1.1, 2.1, 3.1, 4.1, 5.1, 6.1, ")
+    assert "8.1 and 52 more submissions (" in said
+    assert said.endswith(f" (to end them: taskfarmer stop {submitting.quoted(crowded.farm.ledger)})")
 
 
 # -- what a pilot is ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,13 +17,25 @@ from pathlib import Path
 
 import pytest
 
+import tests.testbed.__main__
 from tests.farms import wait_for
 from tests.testbed import needs
+from tests.testbed.__main__ import main
 from tests.testbed.fixtures import slurm_with
 from tests.testbed.htcondor import HTCondor
 from tests.testbed.images import Containers
 from tests.testbed.redis import Redis
-from tests.testbed.service import LOOPBACK, ROOT, end_all, listeners, new_state, processes_of
+from tests.testbed.service import (
+    LOOPBACK,
+    ROOT,
+    NoService,
+    end_all,
+    listeners,
+    mounts_below,
+    new_state,
+    processes_of,
+    remove,
+)
 from tests.testbed.slurm import Settings, Slurm
 
 PROJECT = Path(__file__).parents[1]
@@ -150,12 +163,30 @@ def test_htcondor_holds_releases_and_evicts(idle_condor: HTCondor) -> None:
     idle_condor.wait_for(cluster, "RUNNING")
 
 
-def test_the_queue_of_htcondor_is_away_and_comes_back(idle_condor: HTCondor) -> None:
-    cluster = idle_condor.submit(FOR_LONG)
-    idle_condor.wait_for(cluster, "RUNNING")
+def test_the_queue_of_htcondor_is_away_and_comes_back(idle_condor: HTCondor, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    cluster = idle_condor.submit(f"log = {log}\n{FOR_LONG}")
+    wait_for(lambda: began(log) == 2, "both to run", 60)
     with idle_condor.controller_away():
         assert idle_condor.run("condor_q").returncode != 0
     assert set(idle_condor.queue()) == {f"{cluster}.0", f"{cluster}.1"}
+    # Until the queue has found their machines again, or has started them anew, they could not be removed.
+    wait_for(lambda: began(log) >= 4, "both to go on", 60)
+    idle_condor.wait_for(cluster, "RUNNING")
+
+
+def began(log: Path) -> int:
+    """Return how often jobs have been started (001), or found again where they run (023), by their log."""
+    return len(re.findall(r"^(?:001|023) \(", log.read_text(), re.MULTILINE)) if log.exists() else 0
+
+
+def test_jobs_of_htcondor_that_do_not_heed_their_end_are_removed(idle_condor: HTCondor) -> None:
+    deaf = "executable = /bin/sh\narguments = \"-c 'trap : TERM; while :; do sleep 0.2; done'\"\nrequest_memory = 10\n"
+    idle_condor.wait_for(idle_condor.submit(f"{deaf}queue 2\n"), "RUNNING")
+    with pytest.raises(NoService, match=r"jobs are left after 0 s.*\n.*JobStatus.*(.*\n)*ShadowLog"):
+        idle_condor.cancel_all(0.0)
+    idle_condor.cancel_all(patience_s=0.0)
+    assert not idle_condor.queue()
 
 
 def test_the_bindings_of_htcondor_reach_the_pool(idle_condor: HTCondor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +227,7 @@ def place() -> Iterator[Path]:
     """A directory with a short name, for a playground."""
     made = new_state("play") / "bed"
     yield made
-    end_all(made)
-    shutil.rmtree(made.parent)
+    remove(made.parent)
 
 
 def playground(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -224,14 +254,44 @@ def test_nothing_is_left_when_the_playground_is_taken_down(slurm: Slurm, condor:
     ports = [port for _, port in listeners(place)]
     before = processes_of(place)
     assert len(before) > 12
+    assert "conmon" in {program_of(pid) for pid in before}, "the container is found"
     assert "is up already" in playground("up", place).stdout
     assert playground("down", place).returncode == 0
     assert not processes_of(place)
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in before), "also those that would not be found"
     assert not place.exists()
+    assert not mounts_below(place)
     for port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex((LOOPBACK, port)) != 0
+
+
+def program_of(pid: int) -> str:
+    """Return the name of a process; nothing: it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def test_a_playground_with_containers_alone_is_up_until_it_is_taken_down(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs.need_root("bring up Podman with storage of its own")
+    needs.need(*Containers.programs)
+    containers = Containers(place / "containers")
+    monkeypatch.setattr(tests.testbed.__main__, "services", lambda _place: [containers])
+    assert main(["up", str(place)]) == 0
+    assert not processes_of(place)
+    capsys.readouterr()
+    assert main(["up", str(place)]) == 0
+    assert "is up already" in capsys.readouterr().out
+    containers.call("podman", "run", "-d", "localhost/mini:1", "sleep", "1000")
+    at_work = processes_of(place)
+    assert {"conmon", "sleep"} <= {program_of(pid) for pid in at_work}
+    assert main(["down", str(place)]) == 0
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in at_work)
+    assert not place.exists()
+    assert not mounts_below(place)
 
 
 @pytest.mark.parametrize("command", ["up", "down"])

@@ -9,14 +9,13 @@ They are those of the tests. What is not installed is left out, and named.
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 from tests.testbed.htcondor import HTCondor
 from tests.testbed.images import Containers
 from tests.testbed.redis import Redis
-from tests.testbed.service import NoService, Service, end_all, find, processes_of, unmount_below
+from tests.testbed.service import NoService, Service, find, processes_of, remove
 from tests.testbed.slurm import Settings, Slurm
 
 DEFAULT = Path(".testbed").absolute()
@@ -35,15 +34,23 @@ def up(place: Path) -> int:
     """Bring up what is installed, and write the file that shells source."""
     wanted = services(place)
     look_at(place)
-    if processes_of(place):
+    if is_up(place, wanted):
         print(f"{place}: is up already")
         return explain(place)
-    shutil.rmtree(place, ignore_errors=True)
+    remove(place)
     place.mkdir(parents=True)
     (place / ENVIRONMENT).write_text(HEAD)
     running = [service for service in wanted if bring_up(service)]
     (place / ENVIRONMENT).write_text(HEAD + "".join(map(exports, running)))
     return explain(place) if running else 1
+
+
+def is_up(place: Path, known: list[Service]) -> bool:
+    """Whether something was brought up there, and not taken down since. Containers alone have no process."""
+    file = place / ENVIRONMENT
+    told = file.read_text() if file.exists() else ""
+    left = [service for service in known if exports(service) in told]
+    return bool(processes_of(place) or (left and all(service.is_up() for service in left)))
 
 
 def look_at(place: Path) -> None:
@@ -86,10 +93,11 @@ def explain(place: Path) -> int:
 
 def down(place: Path) -> int:
     """End all that was brought up there."""
+    there = services(place)
     look_at(place)
-    end_all(place)
-    unmount_below(place)
-    shutil.rmtree(place, ignore_errors=True)
+    for service in there:
+        service.down()
+    remove(place)
     print(f"{place}: nothing is up")
     return 0
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import needs
-from tests.testbed.images import BASH, BUSYBOX, PODMAN, configure_podman, make_root
+from tests.testbed.images import BASH, BUSYBOX, PODMAN, configure_podman, make_root, remove_containers
 from tests.testbed.needs import INSTALL, lacking
 from tests.testbed.service import CACHE
 
@@ -78,17 +78,9 @@ def podman(image_root: Path) -> Iterator[Engine]:
         with _exported(engine):
             yield engine
     finally:
-        remove_containers()
+        remove_containers(engine.env)
         subprocess.run(["umount", place / "graph" / "overlay"], stderr=subprocess.DEVNULL, check=False)
         shutil.rmtree(place, ignore_errors=True)
-
-
-def remove_containers() -> None:
-    """Remove all containers of podman, also records whose processes were killed: the first try only notices that."""
-    for _ in range(3):
-        argv = ["podman", "rm", "--all", "--force", "--time", "0"]
-        if subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0:
-            return
 
 
 def _short_place() -> Path:

@@ -12,7 +12,7 @@ import pwd
 import re
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,14 @@ from tests.testbed.service import CACHE, NoService, Service, free_ports, process
 
 RELEASE = CACHE / "htcondor"
 STATES = {1: "IDLE", 2: "RUNNING", 3: "REMOVED", 4: "COMPLETED", 5: "HELD", 6: "TRANSFERRING", 7: "SUSPENDED"}
+_TELLING = (
+    "JobStatus", "LastJobStatus", "EnteredCurrentStatus", "ServerTime", "RemoveReason", "RemoteHost", "NumJobStarts",
+    "NumShadowStarts", "NumJobReconnects", "JobMaxVacateTime",
+)  # fmt: skip
+"""Attributes that may say why a job is not gone."""
 
-# Whoever reaches the port is believed. Daemons look often, so that tests need not wait.
+# Whoever reaches the port is believed. Daemons look often, so that tests need not wait. Nobody waits long for a job to
+# heed its end, nor to look for its machine when the queue is back: until that is found, the job is not removed.
 _SETTINGS = """\
 RELEASE_DIR = {release}/usr
 LOCAL_DIR = {state}
@@ -109,6 +115,8 @@ MAX_JOBS_RUNNING = 1000
 MAX_JOBS_PER_SUBMISSION = 1000
 CLAIM_WORKLIFE = 3600
 MASTER_BACKOFF_CEILING = 5
+RECONNECT_BACKOFF_CEILING = 2
+MachineMaxVacateTime = 15
 CONDOR_FSYNC = False
 HISTORY = $(SPOOL)/history
 MAX_HISTORY_LOG = 100000000
@@ -176,10 +184,34 @@ class HTCondor(Service):
         """Release a job that is held."""
         self.call("condor_release", job)
 
-    def cancel_all(self, limit_s: float = 110.0) -> None:
-        """Remove all jobs, and wait until none is left."""
-        self.run("condor_rm", "-all")
-        self.await_(lambda: not self.queue(), "all jobs removed", limit_s)
+    def cancel_all(self, limit_s: float = 90.0, patience_s: float = 30.0) -> None:
+        """Remove all jobs, and wait until none is left; after `patience_s` forget those whose machines do not answer.
+
+        Raises:
+            NoService: some are left after `limit_s`.
+        """
+        begun = time.monotonic()
+        said = self._remove_all()  # also what the queue does not show: clusters that are to have more jobs
+        while left := self.queue():
+            waited_s = time.monotonic() - begun
+            if waited_s > limit_s:
+                raise NoService(f"htcondor: jobs are left after {limit_s:g} s; condor_rm: {said}\n{self._plight(left)}")
+            if set(left.values()) != {"REMOVED"}:
+                said = self._remove_all()
+            if waited_s > patience_s:
+                said = self._remove_all("-forcex")
+            time.sleep(0.2)
+
+    def _remove_all(self, *options: str) -> str:
+        done = self.run("condor_rm", "-all", *options)
+        return f"{done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
+
+    def _plight(self, jobs: Collection[str]) -> str:
+        """Tell all that there is to be known of jobs that do not end: how they are, and what their shadows say."""
+        shown = [{name: self.details(job).get(name) for name in _TELLING} for job in list(jobs)[:5]]
+        shadows = self.state / "log" / "ShadowLog"
+        words = shadows.read_text(errors="replace").splitlines()[-20:] if shadows.exists() else []
+        return "\n".join([*(f"{job}: {ad}" for job, ad in zip(jobs, shown, strict=False)), "ShadowLog:", *words])
 
     # The queue's own daemon, condor_schedd.
 

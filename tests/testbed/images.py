@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
-from tests.testbed.service import CACHE, NoService, Service
+from tests.testbed.service import CACHE, NoService, Service, find
 
 BUSYBOX, BASH = Path("/usr/bin/busybox"), Path("/bin/bash-static")
 PODMAN = ("podman", "runc", "conmon", "catatonit")
@@ -53,6 +55,16 @@ def configure_podman(place: Path) -> dict[str, str]:
     return env
 
 
+def remove_containers(env: Mapping[str, str]) -> None:
+    """Remove all containers of podman, also records whose processes were killed: the first try only notices that."""
+    for _ in range(3):
+        argv = ["podman", "rm", "--all", "--force", "--time", "0"]
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, timeout=20, check=False)
+            if done.returncode == 0:
+                return
+
+
 class Containers(Service):
     """Podman with storage of its own, and the image: `$IMAGE` for Podman, `$IMAGE_ROOT` for Apptainer if that is there.
 
@@ -72,6 +84,17 @@ class Containers(Service):
             "CONTAINERS_STORAGE_CONF": f"{self.state}/storage.conf",
         }
         return {**files, "IMAGE": self._image, "IMAGE_ROOT": f"{self.state}/image"}
+
+    def is_up(self) -> bool:
+        """Whether Podman has the image; nothing runs for it."""
+        told = (self.state / "storage.conf").exists() and find("podman") is not None
+        return told and self.answers("podman", "image", "exists", self._image)
+
+    def down(self) -> None:
+        """Have Podman remove its containers, for what of them lies elsewhere; then as all do."""
+        if (self.state / "storage.conf").exists() and find("podman"):
+            remove_containers(self.env)
+        super().down()
 
     def _bring_up(self) -> None:
         if os.geteuid() != 0:

@@ -29,8 +29,9 @@ CACHE = Path(os.environ.get("TESTBED_CACHE", "/var/cache/taskfarmer-testbed"))
 ROOT = Path(tempfile.gettempdir()) / f"taskfarmer-testbed-{os.getuid()}"
 LONGEST = 76
 """A directory may have so many bytes: 107 are all that a socket may be called, and daemons add up to 30."""
-DAEMONS = ("slurm", "munged", "mariadbd", "redis-", "condor_", "sge_")
-"""How the names of their programs begin; Debian has them by other names than one calls them, such as slurmd-wlm."""
+DAEMONS = ("slurm", "munged", "mariadbd", "redis-", "condor_", "sge_", "conmon")
+"""How the names of their programs begin; Debian has them by other names than one calls them, such as slurmd-wlm. Of a
+container of Podman's it is conmon, which names the storage in its command line."""
 LOOPBACK = "127.0.0.1"
 _LISTENS = "0A"
 """How /proc/net/tcp says it."""
@@ -99,10 +100,15 @@ class Service:
         except BaseException:
             end_all(self.state)
             self._reap()
+            unmount_below(self.state)
             raise
 
     def _bring_up(self) -> None:
         raise NotImplementedError
+
+    def is_up(self) -> bool:
+        """Whether it is there, whoever brought it up."""
+        return bool(processes_of(self.state))
 
     def _look_at_ports(self) -> None:
         if open_to_all := [port for address, port in listeners(self.state) if address != LOOPBACK]:
@@ -112,8 +118,7 @@ class Service:
         """End it and all of its jobs at once, and remove its state."""
         end_all(self.state)
         self._reap()
-        unmount_below(self.state)
-        shutil.rmtree(self.state, ignore_errors=True)
+        remove(self.state)
 
     def run(
         self, *words: str | Path, limit_s: float = 60.0, stdin: str = "", cwd: Path | None = None,
@@ -231,8 +236,7 @@ def new_state(kind: str) -> Path:
         raise NoService(f"{ROOT} is another user's")
     for left in sorted(ROOT.iterdir()):
         if _is_abandoned(left.name):
-            end_all(left)
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
     # The maker is in the name, so that there is no instant in which the directory seems to be nobody's.
     return Path(tempfile.mkdtemp(prefix=f"{kind}-{_space():x}-{os.getpid():x}-{_start_time(os.getpid()):x}-", dir=ROOT))
 
@@ -276,13 +280,24 @@ def end_all(state: Path, limit_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def unmount_below(place: Path) -> None:
-    """Unmount what is mounted there, the last first: storage of containers."""
+def remove(place: Path) -> None:
+    """End all that is at work there, unmount what is mounted there, and remove the directory."""
+    end_all(place)
+    unmount_below(place)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def mounts_below(place: Path) -> list[str]:
+    """Return where something is mounted there, such as the storage of containers, in the order of mounting."""
     with open("/proc/self/mounts") as mounts:
         points = [line.split()[1].replace("\\040", " ") for line in mounts]
-    for point in reversed(points):
-        if Path(point).is_relative_to(place):
-            subprocess.run(["umount", "--lazy", point], check=False)
+    return [point for point in points if Path(point).is_relative_to(place)]
+
+
+def unmount_below(place: Path) -> None:
+    """Unmount what is mounted there, the last first."""
+    for point in reversed(mounts_below(place)):
+        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 def processes_of(state: Path) -> list[int]:

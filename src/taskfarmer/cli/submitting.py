@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..batch import Refused, Submitted, Unsure
@@ -24,6 +26,10 @@ AGAIN_S = 2.0
 """Between two questions what became of a submission."""
 PATIENCE_S = 150.0
 """How long that is asked, and how long another command that submits is waited for."""
+LOOK_S = 10.0
+"""Between two looks at the queue while more submissions are to be made than the limit allows."""
+_SHOWN = 8
+"""Submissions whose ids are told in one line."""
 _DOES = {"keep": "keeps", "stop": "ends"}
 
 
@@ -72,12 +78,35 @@ def turn(pilots: Pilots, what: str, *, patience_s: float) -> Iterator[None]:
 def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, title: str) -> tuple[list[Request], int]:
     """Submit what is missing of so many pilots; return what was submitted, and how many there are now.
 
+    Where that comes to nothing, or is interrupted, it is said what was submitted before that.
+
     Raises:
         InputError: refused for good.
         Stopped: nobody can say how it stands.
     """
     made: list[Request] = []
-    rate = Rate()
+    try:
+        return _see_to(pilots, ledger, plan, wanted, cwd, title, made)
+    except (KeyboardInterrupt, TaskfarmerError, OSError):
+        if made:
+            new = plural(sum(request.submission.count for request in made), "pilot")
+            more = f" and {plural(len(made) - _SHOWN, 'more submission')}" if len(made) > _SHOWN else ""
+            print(
+                f"taskfarmer: {new} had been submitted by then: {', '.join(map(ids_of, made[:_SHOWN]))}{more}"
+                f" (to end them: taskfarmer stop {quoted(ledger)})", file=sys.stderr,
+            )  # fmt: skip
+        raise
+
+
+def ids_of(request: Request) -> str:
+    """Return the ids of the jobs of a submission: the first and the last."""
+    return " to ".join(dict.fromkeys((request.jobs[0], request.jobs[-1])))
+
+
+def _see_to(
+    pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, title: str, made: list[Request]
+) -> tuple[list[Request], int]:
+    pace = _Pace(Rate())
     deadline = time.monotonic() + PATIENCE_S
     said = ""
     while True:
@@ -90,7 +119,7 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         if not queue.open:
             count = missing(wanted, queue, ledger.state, plan, pilots.dead(ledger.state))
             new = 0
-            for request in pilots.submit_pilots(plan, count, cwd, rate=rate):
+            for request in pilots.submit_pilots(plan, count, cwd, rate=pace.rate, clock=time.monotonic):
                 if isinstance(request.outcome, Submitted):
                     made.append(request)
                     new += request.submission.count
@@ -100,9 +129,9 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
                     queue, new = pilots.look(), 0
                     _heed_refusals(queue, title, ledger, made)
             if not queue.open:
-                if new >= count or not rate.wait_s(time.monotonic()):
+                if new >= count or not pace.rate.wait_s(time.monotonic()):
                     return made, len(queue.live()) + new
-                _wait_for(rate, count - new)
+                pace.wait_for(count - new, max((request.submission.count for request in made), default=1))
                 deadline = time.monotonic() + PATIENCE_S
                 continue
         if time.monotonic() > deadline:
@@ -119,12 +148,27 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         time.sleep(AGAIN_S)
 
 
-def _wait_for(rate: Rate, more: int) -> None:
-    """Wait until one more submission may be made, where the site has each be of few pilots."""
-    wait_s = rate.wait_s(time.monotonic())
-    often = f"{rate.per_minute} submissions a minute at most"
-    print(f"taskfarmer: {plural(more, 'more pilot')} to be submitted, in {wait_s:.0f} s: {often}", file=sys.stderr)
-    time.sleep(wait_s)
+@dataclass
+class _Pace:
+    """The limit on submissions, where the site has each be of few pilots; what it is that is waited for is said."""
+
+    rate: Rate
+    _said: int = 0
+
+    def wait_for(self, pilots: int, each: int) -> None:
+        """Wait until so many more, `each` to a submission, may be submitted, or for `LOOK_S` since one of them may."""
+        now = time.monotonic()
+        at_once = min(math.ceil(pilots / each), self.rate.per_minute)
+        # Several may be made now where one could be with a limit that is lower by the others.
+        lower = replace(self.rate, per_minute=self.rate.per_minute - at_once + 1)
+        wait_s = min(lower.wait_s(now), self.rate.wait_s(now) + LOOK_S)
+        if not self._said or pilots <= self._said // 2:
+            self._said = pilots
+            print(
+                f"taskfarmer: {plural(pilots, 'more pilot')} to be submitted, the next in {max(1, math.ceil(wait_s))}"
+                f" s: {self.rate.per_minute} submissions a minute at most", file=sys.stderr,
+            )  # fmt: skip
+        time.sleep(wait_s)
 
 
 def _heed_refusals(queue: Queue, title: str, ledger: Ledger, made: list[Request]) -> None:
@@ -135,14 +179,13 @@ def _heed_refusals(queue: Queue, title: str, ledger: Ledger, made: list[Request]
 
 
 def unsubmitted(request: Request, title: str, ledger: Ledger, made: list[Request] | None = None) -> TaskfarmerError:
-    """Return the error that says why nothing, or no more than was `made`, was submitted."""
+    """Return the error that says why nothing, or nothing more than what was `made`, was submitted."""
     outcome = request.outcome
     if not isinstance(outcome, Refused):
         why = outcome.why if isinstance(outcome, Unsure) else "no answer"
         return Stopped(f"it is not known whether {title} took the job: {why}", hint="run the same command again")
     if outcome.again or made:
-        done = f"{sum(r.submission.count for r in made)} pilots were submitted; " if made else ""
-        return Stopped(f"{done}{title} takes no more now: {outcome.why}", hint="run the same command again, or --keep")
+        return Stopped(f"{title} takes no more now: {outcome.why}", hint="run the same command again, or --keep")
     return InputError(
         f"{title} refuses the job: {outcome.why}",
         hint=f"nothing was submitted; correct the options, and run it again: the farm is in {ledger.workdir.path}",

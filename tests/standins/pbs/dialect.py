@@ -3,9 +3,10 @@
 Neither is in Debian, nor in another package registry. From the manuals and from texts in public issue threads: options
 of the commands, `-J 1-3%2`, ids such as `7[].server` and `7[2].server`, `qstat -f` with its folded lines, the
 states, substates 91 (terminated), 92 (finished), 93 (failed), Exit_status 256 + signal and -29 for the walltime, exit
-statuses 153 ("Unknown Job Id"), 35 ("Job has finished") and 170 ("Unknown queue"), which are PBS's error numbers modulo
-256, PBS_ARRAY_INDEX, `max_array_size`. Only plausible: the words for arrays that are too long and for resources that do
-not exist; what becomes of a job that may not be rerun when its node is lost.
+statuses 153 ("Unknown Job Id"), 35 ("Job has finished"), 168 ("Request invalid for state of job", of one that is being
+ended) and 170 ("Unknown queue"), which are PBS's error numbers modulo 256, PBS_ARRAY_INDEX, `max_array_size`. Only
+plausible: the words for arrays that are too long and for resources that do not exist; what becomes of a job that may
+not be rerun when its node is lost; when exactly a job that is deleted counts as being ended (here at once).
 
 More knobs: `history` (false: ended jobs are not known), `max_queued`.
 """
@@ -197,10 +198,10 @@ class Pbs(Engine):
         )
 
     def letter(self, job: Job) -> str:
-        """Return PBS's letter for its state; subjobs that ended are X until their array has."""
+        """Return PBS's letter for its state; subjobs that ended are X until their array has. E: it is being ended."""
         if job.state == "over":
             return "X" if job.index and not self.may_forget(job) else "F"
-        return STATES[job.state]
+        return "E" if job.why else STATES[job.state]
 
     def do_qselect(self, request: Request) -> Reply:
         """List the ids of a user's jobs."""
@@ -220,7 +221,13 @@ class Pbs(Engine):
     def do_qdel(self, request: Request) -> Reply:
         """End jobs."""
         _, ids = parse("qdel", request["words"], frozenset(["-x"]), frozenset(["-W"]))
-        return self._each("qdel", ids, lambda job: self.end(job, "terminated"))
+        return self._each("qdel", ids, self._delete)
+
+    def _delete(self, job: Job) -> None:
+        if self.letter(job) != "E":
+            self.end(job, "terminated")
+        elif not job.index:  # elements of arrays are passed over
+            raise Complaint(f"%: Request invalid for state of job {label(job)}", 168)
 
     def do_qhold(self, request: Request) -> Reply:
         """Hold jobs that wait; elements of arrays cannot be held."""
