@@ -7,7 +7,8 @@ variables of the image, limits, rights. Nothing but `/bin/sh` and `/proc` is nee
 This side and that talk through named pipes in a directory that both see:
 
 * `tasks`: a number for each task, whose text is in the file `task`. At its end of file (this side is dead, or has had
-  enough) the shell leaves, and the container with it. `pid` has the number of the task that began last, and its pid.
+  enough) the shell leaves, and the container with it. The first line of `pid` has the number of the task that began
+  last, and its pid.
 * `control`: `SIGNAL PID` has a process in the container sent a signal. At its end of file the one that listens there
   kills all that is in the container.
 * `news`: `ready`, or the status of the task.
@@ -75,8 +76,8 @@ exec 3<&-
 echo ready >&4
 while read -r _number <&5; do
     (
-        read -r _pid _line </proc/self/stat
-        echo "$_number $_pid" >"$1/pid"
+        for _pid in /proc/self/task/*; do :; done
+        echo "$_number ${_pid##*/}" 1<>"$1/pid"
         exec >"$1/output" 2>&1 4>&- 5<&-
         . "$1/task"
     )
@@ -91,7 +92,9 @@ done
 """
 """What the container runs. The check of the pid is that of the leash (`leash.TIED`): without a namespace of processes
 of its own, `_sweep` would kill the machine's. Its variables have names that no image gives to its own. A task is a
-child in the foreground: one in the background would ignore SIGINT, which no program can be told to take back."""
+child in the foreground: one in the background would ignore SIGINT, which no program can be told to take back. Its pid
+is a name in a directory, since a shell reads `/proc/self/stat` byte by byte (0.15 ms of 1.7), and `pid` is written over,
+not emptied (0.3 ms where it is on a disk)."""
 
 
 class ContainerDied(TaskfarmerError):
@@ -190,10 +193,11 @@ class WarmContainer:
     def _pass_on(self) -> None:
         """Send what was asked for, as soon as there is somebody to be sent it."""
         if self._term and "control" in self._fds:
-            number, _, pid = os.pread(self._fds["pid"], 80, 0).decode().partition(" ")
-            if number == str(self._number) and pid.endswith("\n"):
+            line, ended, _ = os.pread(self._fds["pid"], 80, 0).decode().partition("\n")
+            number, _, pid = line.partition(" ")
+            if ended and number == str(self._number):
                 self._term = False
-                os.write(self._fds["control"], f"{signal.SIGTERM:d} {pid}".encode())
+                os.write(self._fds["control"], f"{signal.SIGTERM:d} {pid}\n".encode())
 
     def _news(self, log: int | None) -> str:
         """Return the next that the container says; copy output meanwhile, and all of it before."""
