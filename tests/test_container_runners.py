@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -56,6 +58,13 @@ def made(engine: Engine, mounts: Any = "", **arguments: Any) -> Any:
     """Return the runner of a program, with what it calls its mounts."""
     key = "binds" if engine.name == "apptainer" else "volumes"
     return CLASSES[engine.name](engine.image, **{key: mounts}, **arguments)
+
+
+class NoRunner:
+    """Has what a runner has, and is none."""
+
+    def prepare(self, job: Job) -> None:
+        """Do nothing."""
 
 
 def job(line: str = "true", **more: Any) -> Job:
@@ -182,6 +191,12 @@ def test_the_words_for_podman_and_docker(cls: Any, monkeypatch: pytest.MonkeyPat
     assert command.env == {"A": "b c"}
 
 
+def test_a_program_with_a_relative_path_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = words(ApptainerRunner("docker://i", program="./bin/apptainer"))
+    assert argv[4] == f"{tmp_path}/bin/apptainer"
+
+
 def test_no_network_and_the_directory_of_the_task_unless_said_otherwise(tmp_path: Path) -> None:
     argv = words(PodmanRunner("i"), cwd=str(tmp_path))
     assert {"--network=none", f"--workdir={tmp_path}", f"{tmp_path}:{tmp_path}:rw"} <= set(argv)
@@ -262,6 +277,23 @@ def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
                 **{"inner.tempdir": "yes", "inner.stageout": "x"},
             ),
             "only the outermost",
+        ),
+        (lambda: BasicRunner(tempdir="yes", destination="d"), "destination without stageout"),
+        (lambda: DockerRunner("i", tempdir="scratch"), r"neither yes nor no; a directory has a slash: \./scratch"),
+        (lambda: PodmanRunner("i", inner=ApptainerRunner("i")), "ApptainerRunner cannot be in a container"),
+        (
+            lambda: DockerRunner("i", inner=EnvironmentRunner(env="A=1", inner=SlurmStepRunner())),
+            "SlurmStepRunner cannot be in a container",
+        ),
+        (
+            lambda: PodmanRunner(
+                "i", inner=EnvironmentRunner(env="A=1", inner=EnvironmentRunner(env="B=1", once=True))
+            ),
+            "captured once",
+        ),
+        (
+            lambda: EnvironmentRunner(env="A=1", inner=cast("Runner", NoRunner())),
+            "NoRunner does not derive from taskfarmer.runners.Runner",
         ),
         (lambda: PodmanRunner("i", reuse="slot", options="--pid=host"), "no --pid and no --pod"),
         (lambda: EnvironmentRunner(env="A=1", inner=PodmanRunner("i", reuse="slot")), "cannot be inside"),
@@ -842,6 +874,70 @@ def test_a_result_never_takes_the_place_of_a_directory_or_of_another_result(tmp_
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["h", "x"]
 
 
+def test_a_result_that_is_a_link_into_the_directory_is_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "input").write_text("much")
+    line = (
+        "echo data >'run 1'; ln -s 'run 1' latest; ln -s \"$PWD/run 1\" again; "
+        f"mkdir d; echo x >d/y; ln -s y d/z; ln -s d e; ln -s '{tmp_path}/input' input"
+    )
+    back = tmp_path / "back"
+    for _ in range(2):
+        assert staged(tmp_path, line, "latest again e input") == (0, "")
+        for name in ("latest", "again"):
+            assert not (back / name).is_symlink()
+            assert (back / name).read_text() == "data\n"
+        assert not (back / "e").is_symlink()
+        assert (back / "e" / "y").read_text() == "x\n"
+        assert os.readlink(back / "e" / "z") == "y"
+        assert os.readlink(back / "input") == f"{tmp_path}/input"
+    status, said = staged(tmp_path, "ln -s no missing", "missing")
+    assert (status, "cannot bring back missing" in said) == (74, True)
+    assert not (back / "missing").is_symlink()
+
+
+def test_what_two_patterns_find_is_one_result(tmp_path: Path) -> None:
+    assert staged(tmp_path, "echo 1 >a.root; echo 2 >b.root; mkdir d; echo 3 >d/c", "*.root a* d d*") == (0, "")
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["a.root", "b.root", "d"]
+
+
+def test_results_come_back_to_where_the_system_would_have_run_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there/sub")
+    monkeypatch.chdir(tmp_path)
+    command = BasicRunner(tempdir="yes", stageout="x").prepare(job("echo 1 >x", cwd="link/.."))
+    subprocess.run(command.argv or (), cwd=command.cwd, check=True)
+    for directory in command.remove:
+        shutil.rmtree(directory)
+    assert (tmp_path / "there" / "x").read_text() == "1\n"
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_place_of_temporary_directories_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(mode=0o755)
+    with pytest.raises(InputError, match="no directory that can be written to"):
+        BasicRunner(tempdir=str(tmp_path / "file")).check()
+    for name, inner, said in (
+        ("a:b,c", PodmanRunner("i"), "colon and a comma"),
+        ("a\nb", ApptainerRunner("i"), "break"),
+    ):
+        (tmp_path / name).mkdir()
+        middle = EnvironmentRunner(env="B=1", inner=inner)
+        with pytest.raises(InputError, match=said):
+            EnvironmentRunner(env="A=1", tempdir=str(tmp_path / name), inner=middle).check()
+
+
+@pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
+def test_a_fresh_directory_is_for_the_farms_own_user(cls: Any) -> None:
+    for user in ("", "0", "root", str(os.getuid())):
+        cls("i", user=user, group="7" if user else "", tempdir="yes").check_directory(None)
+    other = cls("i", user=str(os.getuid() + 1), group="7")
+    other.staging.check(other)
+    with pytest.raises(InputError, match="with tempdir: that directory is for the farm's own user alone"):
+        EnvironmentRunner(env="A=1", tempdir="yes", inner=other).check()
+
+
 def test_wildcards_mean_what_they_mean_to_a_shell(tmp_path: Path) -> None:
     assert staged(tmp_path, "touch ax.txt bx.txt; mkdir -p 'd 1'; touch 'd 1/c.txt'", "[!a]x.txt 'd ?/*.txt'") == (
         0,
@@ -918,8 +1014,11 @@ def test_a_directory_of_one_node_is_not_for_steps_on_several(tmp_path: Path, mon
     SlurmStepRunner(tempdir="yes").check()
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     SlurmStepRunner(tempdir=str(tmp_path)).check()
-    with pytest.raises(InputError, match="name a directory that all of them see"):
-        SlurmStepRunner(tempdir="yes").check()
+    around = partial(EnvironmentRunner, env="A=1", inner=EnvironmentRunner(env="B=1", inner=SlurmStepRunner()))
+    around(tempdir=str(tmp_path)).check()
+    for runner in (SlurmStepRunner(tempdir="yes"), around(tempdir="yes")):
+        with pytest.raises(InputError, match="name a directory that all of them see"):
+            runner.check()
 
 
 def test_a_step_needs_an_allocation(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -997,10 +1096,26 @@ def test_tasks_are_steps_of_a_real_allocation(slurm: Slurm, lone: Farm, allocati
     assert [status in said for status, said in zip(("status 7", "status 137", "status 127"), statuses, strict=True)]
 
 
+def test_a_step_of_several_containers(slurm: Slurm, lone: Farm, allocation: Callable[..., str], engine: Engine) -> None:
+    inner = f"taskfarmer.runners.{CLASSES[engine.name].__name__}"
+    hands_on = {"inner.options": "--env=SLURM_PROCID"} if engine.name != "apptainer" else {}
+    define(lone, "steps", "SlurmStepRunner", ntasks="3", inner=inner, **{"inner.image": engine.image}, **hands_on)
+    lone.write("cat /etc/os-release; echo process $SLURM_PROCID; sleep 1")
+    job = allocation("-n", "1")
+    slurm.wait_for(job)
+    said = lone.log(0).splitlines()
+    assert slurm.detail(job, "ExitCode") == "0:0", said
+    assert sorted(said) == [*["NAME=mini"] * 3, *(f"process {number}" for number in range(3))]
+
+
 def at_work(lone: Farm, task: int) -> list[str]:
     """Return the processes of a task, srun and what is below it, by what they are."""
-    found = processes_with(f"TASKFARMER_WORKDIR={lone.workdir}", f"TASKFARMER_TASK_ID={task}")
-    return [f"{pid} {Path(f'/proc/{pid}/cmdline').read_text()!r}" for pid in found if is_alive(pid)]
+    found = []
+    for pid in processes_with(f"TASKFARMER_WORKDIR={lone.workdir}", f"TASKFARMER_TASK_ID={task}"):
+        with suppress(OSError):  # it has just ended
+            words = Path(f"/proc/{pid}/cmdline").read_text()
+            found += [f"{pid} {words!r}"] * is_alive(pid)
+    return found
 
 
 @pytest.mark.parametrize("stubborn", [False, True])

@@ -305,6 +305,8 @@ def test_a_task_runs_in_the_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"volumes": "/a;b:/c"}, "volumes"),
         ({"volumes": "/a:/b /a:b:c:/d"}, r"volumes: '/a:b:c:/d' is not SOURCE:TARGET\[:FLAGS\]"),
         ({"volumes": "/a:/b:ro:x:y"}, r"is not SOURCE:TARGET\[:FLAGS\]"),
+        ({"volumes": "/a"}, r"'/a' is not SOURCE:TARGET\[:FLAGS\]"),
+        ({"volumes": "/a:"}, r"is not SOURCE:TARGET\[:FLAGS\]"),
         ({"tempdir": "perhaps"}, "tempdir"),
     ],
 )

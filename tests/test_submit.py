@@ -304,6 +304,15 @@ def test_no_longer_than_for_what_is_wanted(crowded: Crowded, capsys: pytest.Capt
     assert f"3 more pilots to be submitted, the next in {math.ceil(third)} s: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_as_many_as_were_asked_for_also_where_an_answer_goes_astray(crowded: Crowded, at_once: bool) -> None:
+    crowded.fake.misbehave("submit", UNSURE_AND_SUBMITTED)
+    if not at_once:
+        crowded.fake.misbehave("find", NoAnswer("squeue: timed out"))
+    assert crowded.submit(3) == 3
+    assert len(crowded.at_work()) == 3
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 

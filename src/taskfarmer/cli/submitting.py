@@ -109,10 +109,11 @@ def _see_to(
     pace = _Pace(Rate())
     deadline = time.monotonic() + PATIENCE_S
     said = ""
+    unsure: set[str] = set()
     while True:
         ledger.refresh()
         ledger.read_tails()
-        queue = pilots.look()
+        queue = _look(pilots, unsure, made)
         _heed_refusals(queue, title, ledger, made)
         if queue.problems:
             raise Stopped(f"the queue cannot be looked at: {queue.problems[0]}", hint="run the same command again")
@@ -126,12 +127,14 @@ def _see_to(
                 elif isinstance(request.outcome, Refused):
                     raise unsubmitted(request, title, ledger, made)
                 else:  # nobody knows
-                    queue, new = pilots.look(), 0
+                    unsure.add(request.submission.name)
+                    queue, new = _look(pilots, unsure, made), 0
                     _heed_refusals(queue, title, ledger, made)
             if not queue.open:
-                if new >= count or not pace.rate.wait_s(time.monotonic()):
+                if new >= count:
                     return made, len(queue.live()) + new
-                pace.wait_for(count - new, max((request.submission.count for request in made), default=1))
+                if pace.rate.wait_s(time.monotonic()):
+                    pace.wait_for(count - new, max((request.submission.count for request in made), default=1))
                 deadline = time.monotonic() + PATIENCE_S
                 continue
         if time.monotonic() > deadline:
@@ -146,6 +149,16 @@ def _see_to(
             why = f" ({doubts})" if doubts else ""
             print(f"taskfarmer: waiting until it is known what became of the submission {names}{why}", file=sys.stderr)
         time.sleep(AGAIN_S)
+
+
+def _look(pilots: Pilots, unsure: set[str], made: list[Request]) -> Queue:
+    """Look at the queue. What was submitted of those that nobody was sure of is `made`, and no longer among them."""
+    queue = pilots.look()
+    for request in pilots.requests() if unsure else ():
+        if request.submission.name in unsure and isinstance(request.outcome, Submitted):
+            unsure.remove(request.submission.name)
+            made.append(request)
+    return queue
 
 
 @dataclass

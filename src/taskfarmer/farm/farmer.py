@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, chdir, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,11 +79,20 @@ def build_runner(config: FarmConfig) -> Runner:
 
 @contextmanager
 def _where_tasks_run(config: FarmConfig) -> Iterator[None]:
-    """Be there for a moment, if it can be entered from here; who works will say so if not."""
-    with ExitStack() as stack:
-        with suppress(OSError):
-            stack.enter_context(chdir(config.cwd))
+    """Be there for a moment, if it can be entered from here; who works will say so if not.
+
+    There may be no way back: who was made another user (`sudo -u`, `su`) may stand where that one cannot go.
+    """
+    before = ""
+    with suppress(OSError):  # it may have been removed
+        before = os.getcwd()
+    with suppress(OSError):
+        os.chdir(config.cwd)
+    try:
         yield
+    finally:
+        with suppress(OSError):
+            os.chdir(before)
 
 
 def room_for(options: FarmerOptions, ledger: Ledger, link: Link) -> int:

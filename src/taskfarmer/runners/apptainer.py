@@ -42,6 +42,8 @@ class ApptainerRunner(ContainerRunner):
     ) -> None:
         place = image if "://" in image or not image else os.path.abspath(image)
         super().__init__(place, mounts=mounts_of(binds, "binds"), workdir=pwd, **common)
+        if "/" in program:  # a task may run in another directory
+            program = os.path.abspath(program)
         self.program = program or ("apptainer" if shutil.which("apptainer") else "singularity")
         if not program and self.program == "singularity" and not shutil.which("singularity"):
             self.program = "apptainer"  # of the two that are missing, the one to install
@@ -63,10 +65,17 @@ class ApptainerRunner(ContainerRunner):
             *(("--cleanenv",) if self.cleanenv else ()),
             *(("--nv",) if self.nv else ()),
             *((f"--pwd={inside.cwd}",) if inside.cwd else ()),
-            *(_bind(mount) for mount in inside.mounts),
+            *(word for mount in inside.mounts for word in self.mount_words(mount)),
             *self.options,
             *(self.image, *inside.argv),
         )
+
+    def mount_words(self, mount: Mount) -> tuple[str, ...]:
+        """Return the option for a mount."""
+        if not mount.has(':,"\\'):
+            return (f"--bind={mount.source}:{mount.target}:{'ro' if mount.read_only else 'rw'}",)
+        ends = (f"source={mount.source}", f"destination={mount.target}")
+        return (f"--mount={fields('type=bind', *ends, *(('ro',) if mount.read_only else ()))}",)
 
     def trial(self) -> tuple[str, ...]:
         """Return the simplest call of the client, for people."""
@@ -108,10 +117,3 @@ def _cleans(word: str) -> bool:
 _SAME_SIGNAL = """\
 case $s in 129|13[0-9]|14[0-9]|15[0-9]) trap - HUP INT TERM USR1 USR2; kill -$((s - 128)) $$ ;; esac
 """
-
-
-def _bind(mount: Mount) -> str:
-    if not mount.has(':,"\\'):
-        return f"--bind={mount.source}:{mount.target}:{'ro' if mount.read_only else 'rw'}"
-    ends = (f"source={mount.source}", f"destination={mount.target}")
-    return f"--mount={fields('type=bind', *ends, *(('ro',) if mount.read_only else ()))}"

@@ -79,6 +79,8 @@ class Runner:
     """Set by `check` to what other processes of the farmer, in which `run` is called, are to go by; must be JSON."""
     elsewhere = False
     """Set by an outer runner that runs this one's commands where files of this machine may not be."""
+    leashed = False
+    """Set by one whose commands open a file of the farmer's process, by which they learn of its end."""
     _group = 0
     _terminated = False
 
@@ -90,6 +92,15 @@ class Runner:
         """
         if type(self).prepare is Runner.prepare and type(self).run is Runner.run:
             raise InputError(f"{type(self).__name__} overrides neither prepare nor run, so it cannot run anything")
+
+    def check_directory(self, parent: str | None) -> None:
+        """Say whether its commands can run in fresh directories in `parent`; None: where temporary files go.
+
+        Called once, for its own `tempdir` or that of a runner around it, before anything runs.
+
+        Raises:
+            InputError: they cannot.
+        """
 
     def prepare(self, job: Job) -> Command:
         """Return what to start for `job`. An exception fails the attempt, with its message in the log."""

@@ -41,7 +41,7 @@ class BasicRunner(Runner):
         if self.shell != "none":
             require_program(self.shell)
         if self.staging is not None:
-            self.staging.check()
+            self.staging.check(self)
 
     def prepare(self, job: Job) -> Command:
         """Return the task's argument list if it has one, else its line.

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -21,7 +22,7 @@ from taskfarmer.runners.owners import prefix, private_directory, remove_left_dir
 from taskfarmer.runners.programs import require_program
 from taskfarmer.runners.shell import words_without_shell
 from taskfarmer.runners.warm import SHARE, ContainerDied, Start, WarmContainer, message
-from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, inner_runner
+from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, chain, inner_runner
 
 _HOST = """\
 trap : HUP INT TERM USR1 USR2
@@ -31,6 +32,15 @@ s=$?
 """
 """What runs around the client of a container program. A trap that does nothing outlives the signals that the whole
 group is sent, and lets the client hear them."""
+
+_OWN_NAME = """\
+for taskfarmer_word; do
+    shift
+    [ "$taskfarmer_word" != --name={name} ] || taskfarmer_word=$taskfarmer_word${{SLURM_PROCID:+.$SLURM_PROCID}}
+    set -- "$@" "$taskfarmer_word"
+done
+"""
+"""A step of Slurm may start several containers of a task on one machine, where each needs a name of its own."""
 
 _NOT_STARTED = """\
 case $s in {statuses})
@@ -83,6 +93,7 @@ class ContainerRunner(Runner):
         InputError: an argument cannot be used, or cannot go with another.
     """
 
+    leashed = True
     program = ""
     own_statuses: ClassVar[tuple[int, ...]] = ()
     """With which the program ends when it could not start a container; the first is the one that it mostly takes."""
@@ -135,8 +146,15 @@ class ContainerRunner(Runner):
         self.staging = Staging.of(tempdir, stageout, destination)
         self.options = words_of(options, "options")
         self.inner = inner_runner(inner, inner_arguments, shell, elsewhere=True)
-        if getattr(self.inner, "once", False):
-            raise InputError("inner: an environment captured once is this machine's, not the container's")
+        for runner in chain(self.inner):
+            if getattr(runner, "once", False):
+                raise InputError("inner: an environment captured once is this machine's, not the container's")
+            if runner.leashed:
+                name = type(runner).__name__
+                raise InputError(
+                    f"inner: {name} cannot be in a container, from where it does not see its farmer",
+                    hint="of steps and containers the container is the inner one, and there is only one",
+                )
         self.blocking = reuse == "slot"
         if self.blocking:
             self._check_reuse()
@@ -162,7 +180,7 @@ class ContainerRunner(Runner):
         require_program(self.program)
         for mount in self.mounts:
             mount.check()
-        self.staging.check()
+        self.staging.check(self)
         self.check_image()
         remove_left_directories()
         self.remove_left_containers(own=False)
@@ -174,6 +192,10 @@ class ContainerRunner(Runner):
             self._try_setup()
         if self.blocking:
             self._try_warm(self._start(os.getcwd(), None))
+
+    def check_directory(self, parent: str | None) -> None:
+        """Raise InputError if it is a path that cannot be mounted."""
+        self.mount_words(Mount(parent or tempfile.gettempdir()))
 
     def _try_setup(self) -> None:
         """Raise InputError for a set-up that takes the place of the shell: each task would have finished without it.
@@ -202,6 +224,10 @@ class ContainerRunner(Runner):
 
     def client(self, inside: Inside) -> tuple[str, ...]:
         """Return the words that start the client; the image and what runs in it come last."""
+        raise NotImplementedError
+
+    def mount_words(self, mount: Mount) -> tuple[str, ...]:
+        """Return the client's option for a mount; InputError if it has none for such a path."""
         raise NotImplementedError
 
     def exports(self, names: Sequence[str]) -> str:
@@ -255,7 +281,7 @@ class ContainerRunner(Runner):
         after = self._not_started(f"{share}/{mark}" if share else "", name) + self.after()
         # Here, after what an outer runner has set up, whose variables are the user's own.
         habits = "".join(f'export {name}="${{{name}-{value}}}"\n' for name, value in self._habits(names).items())
-        exports = habits + self.exports(names)
+        exports = habits + self.exports(names) + (_OWN_NAME.format(name=name) if self.elsewhere else "")
         script = _HOST.format(exports=exports, after=after + self.staging.script(job, own))
         return Command(
             argv=("/bin/sh", "-c", script, leash(), *self.client(inside)),

@@ -65,7 +65,7 @@ class EnvironmentRunner(Runner):
         require_program("bash")
         if self.script and not os.path.isfile(self.script[0]):
             raise InputError(f"script {self.script[0]}: no such file")
-        self.staging.check()
+        self.staging.check(self)
         self.inner.check()
         if self.once:
             self._captured()

@@ -63,9 +63,9 @@ class _EngineRunner(ContainerRunner):
         self.mount_cwd = flag(mount_cwd, "mount_cwd")
         self._recorded = False
         for mount in self.mounts:
-            self._mount(mount)  # what cannot be written is refused now
+            self.mount_words(mount)  # what cannot be written is refused now
         if self.staging.parent:
-            self._mount(Mount(self.staging.parent))
+            self.mount_words(Mount(self.staging.parent))
 
     def default_user(self) -> str:
         """Return the user inside when none is asked for; empty: the image's."""
@@ -104,6 +104,14 @@ class _EngineRunner(ContainerRunner):
         self.learnt = {"id": identity, "digests": json.loads(digests or "null") or []}
         return None
 
+    def check_directory(self, parent: str | None) -> None:
+        """Raise InputError if it is a path that cannot be mounted, or the container's user could not write to it."""
+        super().check_directory(parent)
+        user, _, _ = self.user.partition(":")
+        if user not in ("", "root", "0", str(os.getuid())):
+            hint = "leave out one of the two; or have the tasks make their own in a mount that this user may write to"
+            raise InputError(f"user = {user} with tempdir: that directory is for the farm's own user alone", hint=hint)
+
     def client(self, inside: Inside) -> tuple[str, ...]:
         """Return the call of `podman run` or `docker run`."""
         cwd = inside.cwd or (inside.here if self.mount_cwd else "")
@@ -120,12 +128,13 @@ class _EngineRunner(ContainerRunner):
             *((f"--memory={self.memory}",) if self.memory else ()),
             *((f"--workdir={cwd}",) if cwd else ()),
             *(f"--env={name}" for name in inside.variables),
-            *(word for mount in mounts for word in self._mount(mount)),
+            *(word for mount in mounts for word in self.mount_words(mount)),
             *self.options,
             *("--entrypoint=", self.learnt["id"] if self.learnt else self.image, *inside.argv),
         )
 
-    def _mount(self, mount: Mount) -> tuple[str, str]:
+    def mount_words(self, mount: Mount) -> tuple[str, ...]:
+        """Return the option for a mount."""
         if not mount.has(":"):
             return "--volume", f"{mount.source}:{mount.target}:{'ro' if mount.read_only else 'rw'}"
         if mount.has(',"') and not self.commas_in_mounts:

@@ -41,15 +41,17 @@ class ShifterRunner(Runner):
         for volume in self.volumes:
             if set(volume) & {*";\n\r"}:  # shifter takes a semicolon for the end of a volume
                 raise InputError(f"volumes: {volume!r}: shifter takes no path with a semicolon or a line break")
-            if volume.count(":") > 2:
-                raise InputError(f"volumes: {volume!r} is not SOURCE:TARGET[:FLAGS]", hint="no path can have a colon")
+            parts = volume.split(":")
+            if len(parts) not in (2, 3) or not all(parts):
+                hint = "say both, as in /data:/data; no path can have a colon"
+                raise InputError(f"volumes: {volume!r} is not SOURCE:TARGET[:FLAGS]", hint=hint)
         self.modules = words_of(modules, "modules")
         self.staging = Staging.of(tempdir, stageout, destination)
 
     def check(self) -> None:
         """Raise InputError if `shifter` is not on PATH. Directories that killed farmers left are removed."""
         require_program("shifter")
-        self.staging.check()
+        self.staging.check(self)
 
     def prepare(self, job: Job) -> Command:
         """Return the call of shifter; makes the temporary directory, if one is wanted.

@@ -32,6 +32,8 @@ class SlurmStepRunner(Runner):
         InputError: an argument cannot be used.
     """
 
+    leashed = True
+
     def __init__(
         self,
         options: str = "",
@@ -61,14 +63,17 @@ class SlurmStepRunner(Runner):
             raise InputError(
                 "SLURM_JOB_ID is not set, so this is no allocation", hint="start the farm in a job of Slurm"
             )
-        if self.staging.wanted and self.staging.parent is None and os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1":
+        self.staging.check(self)
+        self.inner.check()
+        self._try_step()
+
+    def check_directory(self, parent: str | None) -> None:
+        """Raise InputError if nobody has named a directory, and other nodes run steps, too."""
+        if parent is None and os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1":
             raise InputError(
                 "tempdir = yes: the steps run on several nodes, of which each has a directory of its own for that",
                 hint="name a directory that all of them see",
             )
-        self.staging.check()
-        self.inner.check()
-        self._try_step()
 
     def _try_step(self) -> None:
         """Raise InputError if srun takes no such step, or runs nothing in it. One that has to wait says nothing."""

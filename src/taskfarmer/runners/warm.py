@@ -93,8 +93,8 @@ done
 """What the container runs. The check of the pid is that of the leash (`leash.TIED`): without a namespace of processes
 of its own, `_sweep` would kill the machine's. Its variables have names that no image gives to its own. A task is a
 child in the foreground: one in the background would ignore SIGINT, which no program can be told to take back. Its pid
-is a name in a directory, since a shell reads `/proc/self/stat` byte by byte (0.15 ms of 1.7), and `pid` is written over,
-not emptied (0.3 ms where it is on a disk)."""
+is a name in a directory, since a shell reads `/proc/self/stat` byte by byte (0.15 ms of 1.7), and the file is written
+over, not emptied (0.3 ms where it is on a disk)."""
 
 
 class ContainerDied(TaskfarmerError):

@@ -32,11 +32,11 @@ FARM_VARIABLES = (
 """What a task is told by the farm, wherever it runs."""
 
 
-def flag(value: bool | str, name: str) -> bool:
-    """Return a yes or no, also as the text that an INI file gives; InputError for anything else."""
+def flag(value: bool | str, name: str, hint: str = "") -> bool:
+    """Return a yes or no, also as the text that an INI file gives; InputError, with a hint, for anything else."""
     text = str(value).strip().lower()
     if text not in ("true", "yes", "on", "1", "false", "no", "off", "0", ""):
-        raise InputError(f"{name} = {value}: neither yes nor no")
+        raise InputError(f"{name} = {value}: neither yes nor no", hint=hint)
     return text in ("true", "yes", "on", "1")
 
 
@@ -63,7 +63,8 @@ def inner_runner(
 
         inner = build(Definition("runner", "inner", inner, keys, "inner", 0))
     made = BasicRunner(shell) if inner is None else inner
-    assert isinstance(made, Runner)
+    if not isinstance(made, Runner):
+        raise InputError(f"inner: {type(made).__name__} does not derive from taskfarmer.runners.Runner")
     if made.blocking:
         raise InputError("inner: a container that is kept (reuse = slot) cannot be inside another runner")
     if not is_declarative(made):
@@ -136,26 +137,39 @@ class Staging:
         """Return the staging that arguments describe: `tempdir` is yes, no, or the directory in which it is made.
 
         Raises:
-            InputError: something is to be brought back, and there is no temporary directory.
+            InputError: something is to be brought back, and there is no temporary directory; or there is a place for
+                results, and none that are to be brought there.
         """
         parent = os.path.abspath(tempdir) if isinstance(tempdir, str) and "/" in tempdir else None
-        wanted = parent is not None or flag(tempdir, "tempdir")
+        wanted = parent is not None or flag(tempdir, "tempdir", f"a directory has a slash: ./{tempdir}")
         patterns = words_of(stageout, "stageout")
         if patterns and not wanted:
             raise InputError("stageout without tempdir", hint="say tempdir = yes")
+        if destination and not patterns:
+            raise InputError("destination without stageout", hint="say which files are to be brought there")
         for pattern in patterns:
             if pattern.startswith("/") or ".." in pattern.split("/"):
-                raise InputError(f"stageout: {pattern} leads out of the temporary directory")
+                raise InputError(
+                    f"stageout: {pattern} leads out of the temporary directory",
+                    hint="name what is in it, relative to it",
+                )
         names = Counter(pattern.rstrip("/").rpartition("/")[2] for pattern in patterns if not set(pattern) & {*"*?["})
         if twice := [name for name, count in names.items() if count > 1]:
             raise InputError(f"stageout: two results would both be called {twice[0]}")
         return cls(wanted, parent, patterns, destination)
 
-    def check(self) -> None:
-        """Raise InputError if no directory can be made. What farmers left there that were killed is removed."""
-        if self.parent is not None and not os.access(self.parent, os.W_OK | os.X_OK):
-            raise InputError(f"tempdir = {self.parent}: no directory that can be written to")
+    def check(self, runner: Runner) -> None:
+        """Raise InputError if no directory can be made in which `runner`, and all in it, can run.
+
+        What farmers left there that were killed is removed.
+        """
+        if self.parent is not None and not (os.path.isdir(self.parent) and os.access(self.parent, os.W_OK | os.X_OK)):
+            raise InputError(
+                f"tempdir = {self.parent}: no directory that can be written to", hint="make it first, or name another"
+            )
         if self.wanted:
+            for one in chain(runner):
+                one.check_directory(self.parent)
             remove_left_directories(self.parent)
 
     @contextmanager
@@ -177,8 +191,10 @@ class Staging:
         """Return shell text that brings the results back; it finds the status in `s`, and sets it."""
         if directory is None or not self.patterns:
             return ""
-        origin = os.path.abspath(job.task.cwd or os.curdir)
-        destination = os.path.join(origin, self.destination.replace("{taskid}", str(job.taskid)))
+        # Not abspath, which makes something else of `link/..` than the system does.
+        destination = os.path.join(
+            os.getcwd(), job.task.cwd or "", self.destination.replace("{taskid}", str(job.taskid))
+        )
         # Quoted but for the wildcards, so that a blank in a pattern does not split it.
         patterns = " ".join("".join(c if c in "*?[]!" else shlex.quote(c) for c in p) for p in self.patterns)
         return _STAGE_OUT.format(
@@ -212,7 +228,7 @@ _STAGE_OUT = """\
 if [ $s = 0 ]; then
     whole() {{
         p=${{2%/*}}/.{id}.$$.part
-        cp -R -p -- "$1" "$p" && mv -f -T -- "$p" "$2" || {{ rm -rf -- "$p"; return 1; }}
+        cp -R -p "${{3:--P}}" -- "$1" "$p" && mv -f -T -- "$p" "$2" || {{ rm -rf -- "$p"; return 1; }}
     }}
     merge() {{
         mkdir -p -- "$2" || return
@@ -223,18 +239,25 @@ if [ $s = 0 ]; then
         done
     }}
     bring() {{
-        if [ -h "$1" ] || [ ! -d "$1" ]; then whole "$1" "$2"
-        else {{ [ ! -e "$2" ] && whole "$1" "$2" 2>/dev/null; }} || merge "$1" "$2"
+        o=-P
+        [ ! -h "$1" ] || case $(readlink -f -- "$1") in "$d"/*) o=-H ;; esac
+        if [ ! -d "$1" ] || [ $o = -P -a -h "$1" ]; then whole "$1" "$2" $o
+        else {{ [ ! -e "$2" ] && whole "$1" "$2" $o 2>/dev/null; }} || merge "$1" "$2"
         fi
     }}
-    b=/
-    cd {directory} && mkdir -p -- {destination} || s=74
+    b=/ q=//
+    cd {directory} && d=$(pwd -P) && mkdir -p -- {destination} || s=74
     [ $s != 0 ] || for f in {patterns}; do
         f=${{f%/}}; n=${{f##*/}}; w="taskfarmer: cannot bring back"
+        case $q in *//"$f"//*) continue ;; esac
+        q=$q$f//
         case $b in */"$n"/*) echo "$w $f: another result is called $n" >&2; s=74; continue ;; esac
         b=$b$n/
         bring "./$f" {destination}/"$n" || {{ echo "$w $f" >&2; s=74; }}
     done
 fi
 """
-"""Functions: a thing whole, in the place of one of that name; a directory's things into one that is there; either."""
+"""Functions: a thing whole, in the place of one of that name; a directory's things into one that is there; either.
+
+A result that is a link into the directory, which will be gone, is what it leads to. What two patterns find is one
+result."""
