@@ -690,16 +690,26 @@ def test_all_that_waits_behind_long_tasks_is_given_back_at_once() -> None:
 def test_who_has_no_slot_free_does_not_take_again_what_it_gave_back() -> None:
     loop = Loop(9, resources=Resources(1))
     loop.fold.join("other", slots=1)
-    loop.fold.take("me", "0-1")
+    loop.fold.take("me", "0-8")
     loop.plan.took([0, 1])
     assert loop.start() == [0]
     loop.end(0, now=0.01)
     assert loop.start(now=0.01) == [1]
-    assert loop.plan.wants(), "ahead of time, while nobody else wants any"
     loop.fold.append(Report(want=1), by="other")
+    loop.fold.append(Report(), News(of="me", length=100, back="2-8"), by="me")
     assert loop.plan.wants() == []
     loop.end(1, now=0.02)
     assert loop.plan.wants(), "now a slot is empty here, too"
+
+
+def test_what_somebody_did_not_take_though_it_was_free_is_not_left_to_him() -> None:
+    loop = Loop(9, resources=Resources(1))
+    loop.fold.join("other", slots=1)
+    loop.fold.take("me", "0-1")
+    loop.plan.took([0, 1])
+    loop.start(), loop.end(0, now=0.01), loop.start(now=0.01)
+    loop.fold.append(Report(want=1), by="other")
+    assert loop.plan.wants() == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_what_is_to_be_tried_again_is_given_back_too_once_its_pause_is_over() -> None:
@@ -715,6 +725,46 @@ def test_what_is_to_be_tried_again_is_given_back_too_once_its_pause_is_over() ->
     assert loop.plan.gives_back(0.5) == [], "they rest"
     assert sorted(loop.plan.gives_back(10.0)) == [0, 1]
     assert not loop.plan.queue
+
+
+def test_what_does_not_fit_now_is_given_back_once_and_not_taken_again_until_it_fits() -> None:
+    """Else it went to and fro without end between farmers that have empty slots, and none where it could begin."""
+    loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
+    loop.fold.join("other", slots=4)
+    assert loop.take() == [0, 1]
+    assert loop.start() == [0]
+    loop.fold.append(Report(want=3), by="other")
+    assert loop.plan.gives_back(2.0) == [1]
+    loop.fold.append(Report(), News(of="me", length=100, back="1"), by="me")
+    assert loop.plan.wants() == []
+    loop.end(0, now=9.0)
+    assert loop.take() == [1]
+
+
+def test_nobody_is_given_what_he_can_never_run() -> None:
+    loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
+    loop.fold.join("other", slots=2)
+    loop.take(), loop.start()
+    loop.fold.append(Report(want=2), by="other")
+    assert loop.plan.gives_back(2.0) == []
+
+
+def test_what_does_not_fit_does_not_keep_empty_slots_from_what_does() -> None:
+    loop = Loop([Task(text="wide", cpus=3)] * 4 + [Task(text="narrow")] * 2, resources=Resources(4))
+    assert loop.take() == [0, 1, 2, 3]
+    assert loop.start() == [0]
+    assert loop.plan.hungry
+    assert loop.take() == [4]
+    assert loop.start() == [4]
+
+
+def test_who_drains_gives_back_what_waits_here() -> None:
+    """What runs may last for long, and the log has the rest as its own until it leaves."""
+    loop = Loop(5)
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    assert loop.plan.drain() == [2, 3, 4]
 
 
 def test_a_farmer_stays_as_long_as_something_may_come() -> None:

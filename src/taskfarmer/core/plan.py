@@ -9,6 +9,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from . import policy
@@ -16,14 +17,17 @@ from .model import Task
 from .policy import Rules
 from .records import Ended
 from .resources import Resources, Share
-from .state import READY, TAKEN, State
+from .state import READY, TAKEN, Farmer, State
 from .words import plural
 
 Mode = Literal["work", "drain", "stop"]
 LOOK_AHEAD = 200
 """How far behind a task that does not fit now the queue is searched for one that does."""
 LATE_LOOK = 1000
-"""Among how many that are free to take, and cannot end in time, one is looked for that can."""
+"""Among how many that are free to take, and cannot end in time, one is looked for that can; and among how many that do
+not fit now, one that does."""
+FAR_LOOK = 20_000
+"""Among how many that do not fit now, or may not, one is looked for that asks for nothing but a slot."""
 RECENT = 100
 """Attempts of which the typical duration is taken."""
 ENDS = 64
@@ -89,6 +93,12 @@ class Plan:
         self._seconds = 0.0
         self._ends: deque[float] = deque(maxlen=ENDS)
         self._overtaken = 0
+        self._given: set[int] = set()
+        """What was given back since it did not fit, and has not begun here since."""
+        self.held = False
+        """Whether nothing can be started here for a moment, as the driver found out."""
+        self._stuck = False
+        """Whether slots are empty, and nothing that waits here fits what is free."""
         self._chance = 0.0
         self._takes = 0
         self._next_timeout = float("inf")
@@ -118,25 +128,26 @@ class Plan:
         if self.mode != "work" or (not self.resources.free and len(self.queue) > self.resources.slots):
             return 0
         free = self.resources.free
-        if len(self.queue) >= max(free, 1) and self.rate * policy.FAR_S / 4 < len(self.queue):
+        queued = 0 if self._stuck else len(self.queue)
+        if queued >= max(free, 1) and self.rate * policy.FAR_S / 4 < queued:
             return 0
         ready = self.state.status.count(READY)
         if not ready:
             return 0
         alive = self.state.alive()
-        me = self.state.farmers[self.number - 1]
-        if (self.queue or not free) and any(farmer.want for farmer in alive if farmer is not me):
+        wanted = sum(farmer.want for farmer in self._who_waits() if farmer.passed_over < ready)
+        if wanted and (queued or not free):
             return 0  # who has empty slots comes first: or we took at once what we gave back for it
         return policy.take_size(
             slots=self.resources.slots,
             free=free,
-            queued=len(self.queue),
+            queued=queued,
             rate=self.rate,
             ready=ready,
             all_slots=self._all_slots(),
             farmers=len(alive),
             takes=self._takes,
-            wanted=sum(farmer.want for farmer in alive if farmer is not me),
+            wanted=wanted,
             chance=self._chance,
         )
 
@@ -149,14 +160,23 @@ class Plan:
         if self.too_late_s is not None:
             return found
         hurries = self._left_s < float("inf")
+        at_once = self._stuck or bool(self._who_waits())
+        passed = 0
         for task in self.state.ready(len(self.state)):
-            if len(found) >= count or len(late) >= LATE_LOOK:
+            if len(found) >= count or len(late) >= LATE_LOOK or passed >= FAR_LOOK:
                 break
             if self._is_special(task):
                 if task in self.misfits:
                     continue
-                if why := self.resources.never(self._describe(task)):
+                if passed >= LATE_LOOK:  # from here on only those that ask for nothing but a slot
+                    passed += 1
+                    continue
+                described = self._describe(task)
+                if why := self.resources.never(described):
                     self.misfits[task] = why
+                    continue
+                if (at_once or task in self._given) and not self.resources.fits(described):
+                    passed += 1  # it would be given back to those who wait, again and again
                     continue
             if hurries and (needs_s := self._needs_s(task)) > self._left_s:
                 late.append(needs_s)
@@ -185,9 +205,10 @@ class Plan:
 
     def _rate_now(self, now: float) -> float:
         """Return the rate, or less where what runs now takes longer than what went before: by as many of the last ends
-        as there are slots, and by the last start (who has something in its queue starts the next when one ends).
+        as there are slots, and by the last start (who has something in its queue starts the next when one ends). 0:
+        nothing has run here yet.
         """
-        rate = self.rate
+        rate = self.rate or (float("inf") if self.running else 0.0)
         if self.running and (since_s := now - max(attempt.began for attempt in self.running.values())) > 0:
             rate = min(rate, 1.0 / since_s)
         ends = min(self.resources.slots, len(self._ends) - 1)
@@ -200,40 +221,74 @@ class Plan:
 
         Those that are to be tried again are among them, once their pause is over.
         """
-        self._end_pauses(now)
+        self.end_pauses(now)
         alive = self.state.alive()
-        wanted = sum(farmer.want for farmer in alive)
+        waiting = self._who_waits()
+        wanted = sum(farmer.want for farmer in waiting)
         if not wanted or not self.queue:
             return []
+        if self.held:
+            return self._for_others(len(self.queue))
+        # What was free to take when they asked does not fit there.
+        ready = max(0, self.state.status.count(READY) - min(farmer.passed_over for farmer in waiting))
         holders = [farmer for farmer in alive if self.state.holds(farmer, more_than=farmer.slots)]
         rate = self._rate_now(now)
         a_second = max(1.0, rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
         count = policy.give_back(
             queued=len(self.queue),
             rate=rate,
-            wanted=wanted - int(self.state.status.count(READY) / a_second),
+            wanted=wanted - int(ready / a_second),
             farmers=len(alive),
             holders=len(holders),
             chance=chance,
             all_slots=wanted + sum(farmer.slots for farmer in holders),
         )
-        return [self.queue.pop() for _ in range(count)]
+        return self._for_others(count)
+
+    def _for_others(self, count: int) -> list[int]:
+        """Take up to `count` tasks out of the queue, the last first, that somebody who waits for some can run.
+
+        First those that ask for nothing but a slot, which surely fit there; of the others it is not known what is free.
+        """
+        plain = (task for task in reversed(self.queue) if not self._is_special(task))
+        back = list(islice(plain, count))
+        if len(back) < count:
+            claims = {(farmer.want, farmer.claim) for farmer in self._who_waits()}
+            theirs = [type(self.resources)(slots, claim.memory_bytes, claim.gpus) for slots, claim in claims]
+            special = (task for task in reversed(self.queue) if self._is_special(task))
+            fitting = (task for task in special if _any_can(theirs, self._describe(task)))
+            more = list(islice(fitting, count - len(back)))
+            self._given.update(more)
+            back += more
+        if back:
+            given = set(back)
+            self.queue = deque(task for task in self.queue if task not in given)
+        return back
+
+    def _who_waits(self) -> list[Farmer]:
+        """Return the others that have said that they have empty slots."""
+        me = self.state.farmers[self.number - 1]
+        return [farmer for farmer in self.state.alive() if farmer.want and farmer is not me]
 
     @property
     def hungry(self) -> bool:
         """Whether slots are empty here and nothing is there that could start in them now."""
-        return self.mode == "work" and not self.queue and (bool(self.resources.free) or self.idle)
+        can_start = self.mode == "work" and not self.held and bool(self.resources.free)
+        return can_start and (not self.queue or self._stuck)
 
     def asks_for(self) -> int:
         """Return for how many empty slots the others are to be asked for work now; 0: the log says it, or it is in
         vain.
 
-        It is said again when twice as many are empty, and when all are: not for each slot that empties at the end.
+        It is said again when twice as many are empty, when all are, and when what others gave back does not fit: not
+        for each slot that empties at the end.
         """
         if not self.hungry or (self.too_late_s is not None and not self.idle):
             return 0
-        said, free = self.state.farmers[self.number - 1].want, self.resources.free
-        return free if free >= 2 * said or (self.idle and free > said) else 0
+        me, free = self.state.farmers[self.number - 1], self.resources.free
+        if me.want and self.state.status.count(READY) > me.passed_over and not self.wants():
+            return free  # what was given back since does not fit here, and hides that something is wanted
+        return free if free >= 2 * me.want or (self.idle and free > me.want) else 0
 
     def others_hold_much(self) -> bool:
         """Whether somebody else has taken so much that it would give back some, as far as this farmer can tell."""
@@ -293,7 +348,8 @@ class Plan:
         """Return the next attempt to start, its share already taken; None when nothing fits or nothing is there."""
         if self.mode != "work" or not self.resources.free:
             return None
-        self._end_pauses(now)
+        self._stuck = False
+        self.end_pauses(now)
         if not self.queue:
             return None
         task = self.queue[0]
@@ -308,15 +364,17 @@ class Plan:
         self.queue.popleft()
         return self._begin(task, described, share, now)
 
-    def _end_pauses(self, now: float) -> None:
+    def end_pauses(self, now: float) -> None:
         """Queue first what is to be tried again, and has waited for it."""
         while self.delayed and self.delayed[0][0] <= now:
             self.queue.appendleft(heapq.heappop(self.delayed)[1])
 
     def _next_special(self, now: float) -> Attempt | None:
         for place, task in enumerate(self.queue):
-            if place >= LOOK_AHEAD or (place and self._overtaken >= PATIENCE):
+            if place and self._overtaken >= PATIENCE:
                 return None
+            if place >= LOOK_AHEAD:
+                break
             if now + self._needs_s(task) > self.until:
                 continue
             described = self._describe(task)
@@ -325,6 +383,7 @@ class Plan:
                 self._overtaken = self._overtaken + 1 if place else 0
                 del self.queue[place]
                 return self._begin(task, described, share, now)
+        self._stuck = True
         return None
 
     def _begin(self, id: int, task: Task, share: Share, now: float) -> Attempt:
@@ -333,6 +392,7 @@ class Plan:
             timeout = None
         attempt = Attempt(id, self.state.tries_of(id).attempts + 1, task, share, now, timeout)
         self.running[id] = attempt
+        self._given.discard(id)
         if timeout is not None:
             self._next_timeout = min(self._next_timeout, now + timeout)
         return attempt
@@ -376,6 +436,7 @@ class Plan:
         attempt = self.running.pop(id)
         attempt.reason = attempt.reason or reason
         self.resources.give(attempt.share)
+        self._stuck = False
         duration = max(now - attempt.began, 1e-6)
         if not attempt.reason:
             self._ends.append(now)
@@ -396,14 +457,16 @@ class Plan:
         time: float,
         reason: str = "nostart",
         usage: tuple[float, float, int] = (0.0, 0.0, 0),
+        pause_s: float = 1.0,
     ) -> Ended:
         """The machine could not start an announced attempt, or lost it: its task comes again in a second, at no cost.
 
-        Return the record.
+        Return the record. `pause_s` 0: whoever asks sees to the pause; others may have it meanwhile.
         """
         attempt = self.running.pop(id)
         self.resources.give(attempt.share)
-        self._delay(id, now + 1.0)
+        self._stuck = False
+        self._delay(id, now + pause_s)
         return Ended(id, attempt.number, "back", 0, time, *usage, reason)
 
     def _delay(self, id: int, until: float) -> None:
@@ -467,12 +530,14 @@ class Plan:
             self._next_timeout = now
         return stops
 
-    def drain(self) -> None:
-        """Start nothing any more; what runs may end."""
+    def drain(self) -> list[int]:
+        """Start nothing any more; what runs may end. Return what waited here, which others may have now."""
         if self.mode == "work":
             self.mode = "drain"
+        back = [*self.queue, *(task for _, task in self.delayed)]
         self.queue.clear()
         self.delayed.clear()
+        return back
 
     def no_longer_ours(self, now: float) -> list[Stop]:
         """After news: forget queued tasks that were taken from us, and stop what runs of them (cancelled)."""
@@ -516,7 +581,11 @@ class Plan:
             return False
         claims = {farmer.claim for farmer in self.state.alive()}
         every = [Resources(claim.slots, claim.memory_bytes, claim.gpus) for claim in claims]
-        return not any(not has.never(self._describe(task)) for task in left for has in every)
+        return not any(_any_can(every, self._describe(task)) for task in left)
+
+
+def _any_can(every: list[Resources], task: Task) -> bool:
+    return any(not has.never(task) for has in every)
 
 
 def _deadline(attempt: Attempt) -> float:

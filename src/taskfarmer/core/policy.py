@@ -9,12 +9,14 @@ from typing import Literal
 
 AHEAD_S = 1.5
 """Seconds of work that a farmer takes at once (design: about one to two), unless the tasks are very short."""
-FAR_S = 20.0
+FAR_S = 30.0
 """The same of very short ones at most: an entry of the log must be worth what it costs."""
 SHORT_S = 0.02
 """Seconds that a very short task takes at most."""
-WORTH_TASKS = 4000
+WORTH_TASKS = 6000
 """Very short tasks that are worth an entry of the log, of about five operations on the directory and some reading."""
+FEW = 8
+"""So few holders all give: which of them still has something is known by what they said up to half a minute ago."""
 GIVING_S = 0.5
 """Seconds of work in a queue below which nothing of it is given back: it will be started soon."""
 LEAST_S = 0.4
@@ -44,7 +46,7 @@ MOST_IDLE_S = 0.25
 LONG_IDLE_LOOKS = 25
 """Looks after which one of few farmers looks half as often."""
 MOST_GIVING_S = 0.5
-"""The same of one that has something for others."""
+"""Most seconds between two looks of one that has something for others."""
 PATIENT_LOOKS = 6
 """Looks (0.3 s) after which one of two farmers that is idle asks the other for some of what it holds; `asks`."""
 HASTY_LOOKS = 2
@@ -205,14 +207,14 @@ def give_back(
     """Return how many queued tasks to give back now when others have `wanted` empty slots and nothing to take.
 
     `holders` of the living `farmers` have more than they can run, this one included. What will be started soon is not
-    worth an entry (which costs another one to take it). Of many holders as many give, by `chance` in [0, 1), as are
-    wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter. Of a long
-    queue they give as large a part as the empty slots are of `all_slots`, the empty ones and the holders' together,
-    half of it at most. But all of it, if the first of it would wait here for a second or longer: then it is best free
-    for whoever has an empty slot next.
+    worth an entry (which costs another one to take it). Of more than FEW holders as many give, by `chance` in [0, 1),
+    as are wanted twice; it is decided anew at every look, so that those who cannot give any more do not matter. Of a
+    long queue they give as large a part as the empty slots are of `all_slots`, the empty ones and the holders'
+    together, half of it at most. But all of it, if the first of it would wait here for a second or longer: then it is
+    best free for whoever has an empty slot next.
     """
     least_s = max(GIVING_S, least_worth_s(farmers))
-    if wanted <= 0 or queued == 0 or (rate > 0 and queued / rate < least_s) or chance * holders >= 2 * wanted:
+    if wanted <= 0 or queued == 0 or (rate > 0 and queued / rate < least_s) or chance * holders >= max(2 * wanted, FEW):
         return 0
     if 0 < rate <= 1.0:
         return queued
@@ -230,9 +232,10 @@ def idle_pause(looks: int, farmers: int) -> float:
     begins with longer ones, so that all together look about 200 times a second, or once a second each; and so does who
     is alone, whom nobody gives anything.
     """
+    if farmers <= 1:
+        return 1.0
     most_s = MOST_IDLE_S if looks < LONG_IDLE_LOOKS else 2 * MOST_IDLE_S
-    most_s = 1.0 if farmers <= 1 else min(1.0, max(most_s, farmers / 100))
-    return min(most_s, 0.005 * max(1, farmers) * 1.5 ** min(looks, 30))
+    return min(1.0, max(most_s, farmers / 100), 0.005 * farmers * 1.5 ** min(looks, 30))
 
 
 def look_every_s(*, farmers: int, ahead_s: float, left_s: float) -> float:

@@ -124,15 +124,21 @@ class Resources:
             return f"needs {task.gpus} GPUs; this farmer has {len(self.gpus)}"
         return ""
 
+    def fits(self, task: Task) -> bool:
+        """Whether what `task` asks for is free now."""
+        return (
+            task.cpus <= len(self._free)
+            and task.gpus <= len(self._free_gpus)
+            and (self.memory_bytes is None or task.memory_bytes <= self._free_memory)
+        )
+
     def take_one(self) -> Share | None:
         """Return one slot, for a task that asks for nothing else; None when all are busy."""
         return Share((heapq.heappop(self._free),)) if self._free else None
 
     def take(self, task: Task) -> Share | None:
         """Return what `task` asks for, lowest slots first; None when that is not free now."""
-        if task.cpus > len(self._free) or task.gpus > len(self._free_gpus):
-            return None
-        if self.memory_bytes is not None and task.memory_bytes > self._free_memory:
+        if not self.fits(task):
             return None
         memory = task.memory_bytes if self.memory_bytes is not None else 0
         self._free_memory -= memory
@@ -154,6 +160,10 @@ class JobSlots(Resources):
     def never(self, task: Task) -> str:
         """Return the empty string: what can run is for the batch system to say."""
         return ""
+
+    def fits(self, task: Task) -> bool:
+        """Whether a slot is free."""
+        return self.free > 0
 
     def take(self, task: Task) -> Share | None:
         """Return one slot; None when all are busy."""

@@ -60,7 +60,8 @@ class Farmer:
 
     `seen`: bytes of its journal that this state includes; `told`: bytes of it that the log has news of; `damaged`:
     lines among those told that could not be read, by others than itself, since its own last news; `unreadable`: all
-    lines among those told that anybody could not read.
+    lines among those told that anybody could not read. `want`: empty slots for which it has asked for work;
+    `passed_over`: tasks that were free to take when it did so, of which none fitted there.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Farmer:
     failed: int = 0
     last: int = 0
     want: int = 0
+    passed_over: int = 0
     damaged: int = 0
     unreadable: int = 0
     since: float = 0.0
@@ -242,7 +244,8 @@ class State:
                 self._take(self.index[entry.by], ids)
             case Report(want=want):
                 if entry.by in self.index:
-                    self.farmer(entry.by).want = want
+                    farmer = self.farmer(entry.by)
+                    farmer.want, farmer.passed_over = want, self.status.count(READY) if want else 0
             case Bury() as body:
                 cut = max((news.length for news in entry.news if news.of == body.farmer), default=0)
                 self.stale = self.stale or self.farmer(body.farmer).seen > cut

@@ -107,6 +107,13 @@ class Agreement:
         if self._append(lambda _state: (Report(), (given,))) is None:
             self._plan.took(reversed(back))
 
+    def retire(self, back: list[int]) -> None:
+        """Say that others may have what waited here, and that this one wants nothing: what runs may last for long."""
+        if back:
+            self.give_back(back)
+        elif self._ledger.state.farmer(self._id).want:
+            self._say(Report())
+
     def publish(self) -> None:
         """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""
         if self._plan.mode == "work" and self._journal.length > self._ledger.state.farmer(self._id).told:
@@ -219,7 +226,7 @@ class Agreement:
     def _look(self) -> None:
         """See what others have agreed, and, if we could use it, what they have done since."""
         self._look_at_log()
-        if not self._plan.queue:
+        if self._plan.hungry or not self._plan.queue:
             self._look_at_others()
 
     def _looked_ago_s(self) -> float:

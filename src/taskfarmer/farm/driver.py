@@ -40,6 +40,8 @@ from .views import refresh_views
 
 ROOM_S = 10.0
 """How long a farmer waits for others on its host to leave something to it."""
+SOON_S = 2.0
+"""Grace of a stop up to which nothing is given back before this farmer leaves, which frees all."""
 SAID_AGAIN_S = 30.0
 """How often the same trouble is said."""
 VIEWS_S = 0.1
@@ -114,8 +116,9 @@ class Driver:
         if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
             self._obey()
         try:
-            self.agreement.catch_up()
-            self.agreement.take()
+            if self._hold_until <= self._clock():  # else it would take ever more, and start nothing
+                self.agreement.catch_up()
+                self.agreement.take()
             busy = self._start() or busy
         except WorkdirError as error:  # a task's text that cannot be reached now
             self.hold(str(error))
@@ -271,7 +274,7 @@ class Driver:
         ends = self._doubts.judged(reaped, self.plan.running, self._clock(), stopping=stopping)
         if self.executor.trouble and self.plan.mode == "work":
             self.reporter.warn(self.executor.trouble)
-            self.plan.drain()
+            self.agreement.retire(self.plan.drain())
         if not ends:
             return False
         now, wall = self._clock(), self.clock.wall()
@@ -372,14 +375,17 @@ class Driver:
         else:
             self.reporter.warn(why)
             self.executor.let_go()
+        back = self.plan.drain()
         self.act(self.plan.stop_all(self._clock(), hard=hard))
+        if wished and self.plan.running and self.config.rules.stop_grace_s > SOON_S:
+            self.agreement.retire(back)
         if hard:
             self.act(self.plan.due(self._clock()))
 
     def drain(self, why: str) -> None:
         """Start nothing any more; what runs may end."""
         self.reporter.say(f"{why}: nothing new is started")
-        self.plan.drain()
+        self.agreement.retire(self.plan.drain())
 
     def act(self, stops: list[Stop]) -> None:
         """Tell these attempts to end."""
@@ -401,15 +407,18 @@ class Driver:
             self._said[why] = now
             self.reporter.warn(why)
         self._hold_until = max(self._hold_until, now + seconds)
+        self.plan.held = True
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> bool:
         """Announce and start what fits."""
         now = self._clock()
+        self.plan.end_pauses(now)
         if self._announced and self.plan.mode != "work":
             self._take_back(self._announced)
-        if now < self._hold_until or (self.journal.stuck and not self._write()):
+        self.plan.held = now < self._hold_until
+        if self.plan.held or (self.journal.stuck and not self._write()):
             return False
         if not self.agreement.is_settled() or self.agreement.is_out_of_date():
             return False
@@ -428,7 +437,7 @@ class Driver:
     def _take_back(self, attempts: list[Attempt]) -> None:
         """What was announced is not started: the machine cannot, or we were told to stop."""
         for attempt in attempts:
-            self._record(attempt, self.plan.not_started(attempt.id, self._clock(), self.clock.wall()))
+            self._record(attempt, self.plan.not_started(attempt.id, self._clock(), self.clock.wall(), pause_s=0.0))
         attempts.clear()
         self._write()
 

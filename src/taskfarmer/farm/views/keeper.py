@@ -37,6 +37,8 @@ from .timeline import HEAD, TAIL, begins, ends, event
 BUDGET_S = 0.25
 """How long one update may read; the rest is for the next."""
 _PAUSE_S, _MOST_PAUSE_S = 3.0, 4.0
+_JOURNAL_S, _JOURNALS_S = 0.25, 3.0
+"""How much longer it is for each journal that an update opens, and at most."""
 _SHARE, _BEHIND = 20.0, 8.0
 """How many times as long as an update the pause after it is; the second where there is more to read."""
 _COPY_RATE = 64 << 20
@@ -106,8 +108,8 @@ class ViewKeeper:
         now = time.monotonic()
         copied = self._remaining.copied + sum(view.copied for view in self._growing.values())
         spent = now - began
-        pause = max(_PAUSE_S, min(_SHARE * spent, _MOST_PAUSE_S), copied / _COPY_RATE) if done else _BEHIND * spent
-        self._next_s = now + pause
+        least = max(_PAUSE_S, min(_SHARE * spent, _MOST_PAUSE_S)) + min(_JOURNAL_S * len(tails), _JOURNALS_S)
+        self._next_s = now + (max(least, copied / _COPY_RATE) if done else _BEHIND * spent)
         return done
 
     def close(self) -> None:
