@@ -20,7 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, scratch, show, tell
-from tests.simulation import LOCAL, NFS, Figures, FileSystem, Simulation, figures
+from tests.figures import Figures, figures
+from tests.simulation import LOCAL, NFS, FileSystem, Host, Simulation, Work
 
 FILE_SYSTEMS = {"local": LOCAL, "nfs": NFS}
 IDLE_S = 2.0
@@ -39,17 +40,12 @@ def simulate(farmers: int, each: int, mean_s: float, file_system: FileSystem, pa
     Raises:
         RuntimeError: a task did not run exactly once.
     """
-    simulation = Simulation(
-        Path(tempfile.mkdtemp(dir=parent)),
-        farmers * each,
-        lambda task: seconds_of(mean_s, task),
-        file_system=file_system,
-    )
-    for number in range(farmers):
-        simulation.farmer(number)
+    tasks = [Work(seconds=seconds_of(mean_s, task)) for task in range(farmers * each)]
+    simulation = Simulation(Path(tempfile.mkdtemp(dir=parent)), tasks, file_system=file_system)
+    simulation.farmers([Host()] * farmers)
     simulation.run()
-    ran = sorted(task for _, task, _ in simulation.trace.ended)
-    if ran != list(range(simulation.tasks)):
+    ran = sorted(task for _, task, *_ in simulation.trace.ended)
+    if ran != list(range(len(tasks))):
         raise RuntimeError("a task did not run exactly once")
     return figures(simulation)
 

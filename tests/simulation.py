@@ -4,7 +4,7 @@ Each farmer is a thread, of which exactly one runs at a time; whoever waits hand
 the clock jumps there. So a minute of a thousand farmers takes as long as what they compute. Pauses have
 chance in them, so two runs differ a little. Operations on the directory take time and are counted. What is faked:
 tasks (they last as long as they are told to), signals, views, and that entries of the log, which never change, are
-parsed once for all farmers. What farmers compute takes no simulated time.
+parsed once for all farmers. What farmers compute takes no simulated time. `figures.py` says what came of it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import os
 import threading
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from selectors import BaseSelector
 from typing import Any
 
-from taskfarmer.core.entries import Bury, Entry, Join, Leave, Snapshot, Take
-from taskfarmer.core.ids import parse_ids
-from taskfarmer.core.model import encode_text
-from taskfarmer.core.plan import Attempt
+from taskfarmer.core.entries import Entry, Snapshot, Stop
+from taskfarmer.core.model import Task, TaskId, encode_task
+from taskfarmer.core.plan import PATIENCE, Attempt
 from taskfarmer.core.policy import Rules
 from taskfarmer.core.records import Ended
 from taskfarmer.core.state import State
@@ -34,7 +33,7 @@ from taskfarmer.farm.clock import Clock
 from taskfarmer.farm.create import open_or_create
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.driver import Driver
-from taskfarmer.farm.executors import Exit, Launch
+from taskfarmer.farm.executors import Exit, Launch, StartError
 from taskfarmer.farm.guardian import Link
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.log import Draft, Log
@@ -45,6 +44,39 @@ EPOCH = 1_700_000_000.0
 _MOST_DEBT_S = 0.02
 """A farmer that only looks hands over when its looks add up to this: a switch of threads costs more than a look."""
 _STACK_BYTES = 512 << 10
+_MOST_S = 20_000.0
+"""No simulation lasts that long: it would never end."""
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A task that lasts for so many seconds; the first `fails` attempts fail. The rest as in `core.model.Task`."""
+
+    seconds: float
+    cpus: int = 1
+    gpus: int = 0
+    memory_bytes: int = 0
+    after: tuple[int, ...] = ()
+    fails: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A farmer's host, all its own, and what happens there; times in seconds of the simulation.
+
+    `at`: when it joins. `drained_at`, `stopped_at`: when a command says so. `killed_at`: when it is gone. From the
+    first until the second of `cannot_start` nothing can be started there.
+    """
+
+    at: float = 0.0
+    slots: int = 1
+    gpus: int = 0
+    memory_bytes: int | None = None
+    drained_at: float = NEVER
+    stopped_at: float = NEVER
+    killed_at: float = NEVER
+    cannot_start: tuple[float, float] = (NEVER, NEVER)
 
 
 class Killed(BaseException):
@@ -124,6 +156,8 @@ class World:
             me.go.acquire()
         else:
             self.now = at
+        if self.now > _MOST_S:
+            raise RuntimeError(f"not over after {self.now:.0f} s")
         if me.killed:
             raise Killed
 
@@ -182,7 +216,9 @@ NFS = FileSystem(look_s=0.001, list_s=0.002, change_s=0.001, sync_s=0.003, hidde
 class Trace:
     """What happened on the directory: operations by kind, by farmer and by second; when entries were published.
 
-    `kinds` has `KIND PLACE`, such as `read log`; `taken` (time, task, farmer), `begun` and `ended` the same.
+    `kinds` has `KIND PLACE`, such as `read log`; `begun` (time, task, farmer), `ended` the same and the exit status, or
+    minus a signal. `saves` (time, farmer, whether it leaves slots empty from now on for a task that has waited long
+    enough, as PATIENCE has it).
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -190,7 +226,8 @@ class Trace:
     farmers: Counter[int] = field(default_factory=Counter)
     entries: list[tuple[float, Entry]] = field(default_factory=list)
     begun: list[tuple[float, int, int]] = field(default_factory=list)
-    ended: list[tuple[float, int, int]] = field(default_factory=list)
+    ended: list[tuple[float, int, int, int]] = field(default_factory=list)
+    saves: list[tuple[float, int, bool]] = field(default_factory=list)
     said: list[tuple[float, int, str]] = field(default_factory=list)
 
 
@@ -205,6 +242,8 @@ class Shared:
     """By journal: when it had which length."""
     forgotten: int = 0
     """Entries below that number were removed from the log."""
+    failed: Counter[int] = field(default_factory=Counter)
+    """By task: its attempts that failed."""
 
 
 class SimulatedClock(Clock):
@@ -361,16 +400,18 @@ class SharedLog(Log):
 
 
 class FakeTasks:
-    """An executor whose attempts last as long as `seconds_of` says of their task, and succeed."""
+    """An executor whose attempts do what `tasks` say, on a host of theirs."""
 
     keeps_time = False
     trouble = ""
 
-    def __init__(self, shared: Shared, farmer: int, seconds_of: Callable[[int], float]) -> None:
+    def __init__(self, shared: Shared, farmer: int, tasks: Sequence[Work], host: Host) -> None:
         self._world = shared.world
         self._trace = shared.trace
+        self._failed = shared.failed
         self._farmer = farmer
-        self._seconds_of = seconds_of
+        self._tasks = tasks
+        self._host = host
         self._ends: list[tuple[float, int]] = []
         self._killed: dict[int, int] = {}
 
@@ -384,7 +425,10 @@ class FakeTasks:
     def start(self, launch: Launch) -> None:
         """Start an attempt."""
         now = self._world.time
-        heapq.heappush(self._ends, (now + self._seconds_of(launch.id), launch.id))
+        since, until = self._host.cannot_start
+        if since <= now < until:
+            raise StartError("no more processes", retryable=True)
+        heapq.heappush(self._ends, (now + self._tasks[launch.id].seconds, launch.id))
         self._trace.begun.append((now, launch.id, self._farmer))
 
     def reap(self) -> Iterable[Exit]:
@@ -392,8 +436,10 @@ class FakeTasks:
         found = []
         while self._ends and self._ends[0][0] <= self._world.time:
             _, id = heapq.heappop(self._ends)
-            self._trace.ended.append((self._world.time, id, self._farmer))
-            found.append(Exit(id, self._killed.pop(id, 0)))
+            status = self._killed.pop(id, 0) or int(self._failed[id] < self._tasks[id].fails)
+            self._failed[id] += status > 0
+            self._trace.ended.append((self._world.time, id, self._farmer, status))
+            found.append(Exit(id, status))
         return found
 
     def signal(self, id: int, number: int) -> None:
@@ -451,7 +497,18 @@ class _NoViews:
 
 
 class SimulatedDriver(Driver):
-    """The loop, on a machine of its own, without signals and views."""
+    """The loop, on a machine of its own, without signals and views; it writes into `saves` of the trace."""
+
+    saves: Callable[[bool], None]
+    _saved = False
+
+    def _start(self) -> bool:
+        started = super()._start()
+        saves = self.plan._overtaken >= PATIENCE and bool(self.plan.queue)
+        if saves != self._saved:
+            self._saved = saves
+            self.saves(saves)
+        return started
 
     def _listen(self) -> None:
         pass
@@ -475,64 +532,98 @@ class SimulatedDriver(Driver):
 
 
 class Simulation:
-    """A farm of `tasks` tasks in an empty directory; `seconds_of` says how long a task lasts."""
+    """A farm of these tasks in an empty directory."""
 
     def __init__(
         self,
         path: Path,
-        tasks: int,
-        seconds_of: Callable[[int], float],
+        tasks: Sequence[Work],
         *,
         file_system: FileSystem = LOCAL,
+        rules: Rules | None = None,
         lease_s: float = 300.0,
         heartbeat_s: float = 15.0,
     ) -> None:
         self.tasks = tasks
+        self.hosts: dict[int, Host] = {}
+        self.rules = rules or Rules()
         self.world = World()
         self.shared = Shared(self.world, file_system)
         self.trace = self.shared.trace
         self.workdir = Workdir(path / "farm")
-        self.drivers: dict[int, SimulatedDriver] = {}
-        self._fibers: dict[int, _Fiber] = {}
-        self._seconds_of = seconds_of
         self._config = FarmConfig(
             tasklist="", handler=_definition("tasklist"), runner=_definition("runner"), cwd=str(path), logs="none",
-            rules=Rules(), lease_s=lease_s, heartbeat_s=heartbeat_s,
+            rules=self.rules, lease_s=lease_s, heartbeat_s=heartbeat_s,
         )  # fmt: skip
-        lines = [encode_text(f"task {number}") for number in range(tasks)]
+        lines = [_line(number, task) for number, task in enumerate(tasks)]
         open_or_create(self.workdir.path, self._config, "", lambda _handler: lines, Disk())
         made = Log(self.workdir.log, self.workdir.new, Disk()).read(1)
         self.trace.entries.append((-1.0, made))
 
-    def farmer(self, number: int, *, at: float = 0.0, slots: int = 1) -> None:
-        """Have a farmer (its number, from 0) join at a time."""
-        self._fibers[number] = self.world.spawn(lambda: self._live(number, slots), at)
-
-    def kill(self, number: int, *, at: float) -> None:
-        """Kill a farmer at a time."""
-        self.world.spawn(lambda: self.world.kill(self._fibers[number]), at)
+    def farmers(self, hosts: Iterable[Host]) -> None:
+        """Have a farmer on each of these hosts, which are numbered from 0."""
+        for number, host in enumerate(hosts):
+            self.hosts[number] = host
+            self._farmer(number, host)
 
     def run(self) -> None:
-        """Return when all farmers have left."""
+        """Return when all farmers have left.
+
+        Raises:
+            BaseException: what the first of them raised that failed, or that they never end.
+        """
         self.world.run()
 
-    def _live(self, number: int, slots: int) -> None:
-        tasks = FakeTasks(self.shared, number, self._seconds_of)
-        clock = SimulatedClock(self.world, tasks.next_end)
-        disk = SimulatedDisk(self.shared, number)
+    def _farmer(self, number: int, host: Host) -> None:
+        fiber = self.world.spawn(lambda: self._live(number, host), host.at)
+        if host.killed_at < NEVER:
+            self.world.spawn(lambda: self.world.kill(fiber), host.killed_at)
+        if host.drained_at < NEVER:
+            self.world.spawn(lambda: self._tell(number, "drain"), host.drained_at)
+        if host.stopped_at < NEVER:
+            self.world.spawn(lambda: self._tell(number, "now"), host.stopped_at)
+
+    def _tell(self, number: int, mode: str) -> None:
+        """Do what the command does that has one farmer leave."""
+        id = f"{number:016x}"
+        self._ledger(-1, SimulatedClock(self.world)).append(
+            lambda state: (Stop(mode=mode, farmers=[id]), ()) if _is_alive(state, id) else None
+        )
+
+    def _ledger(self, farmer: int, clock: Clock) -> Ledger:
+        disk = SimulatedDisk(self.shared, farmer)
         ledger = Ledger(self.workdir, disk, clock)
         ledger.log = SharedLog(self.workdir, self.shared, disk, clock)
         ledger.refresh()
+        return ledger
+
+    def _live(self, number: int, host: Host) -> None:
+        tasks = FakeTasks(self.shared, number, self.tasks, host)
+        clock = SimulatedClock(self.world, tasks.next_end)
+        ledger = self._ledger(number, clock)
+        gpus = tuple(str(gpu) for gpu in range(host.gpus))
+        options = FarmerOptions(slots=host.slots, memory_bytes=host.memory_bytes, gpus=gpus)
         with _pipe() as link:
             driver = SimulatedDriver(
-                ledger, self._config, FarmerOptions(slots=slots), id=f"{number:016x}", link=link, executor=tasks,
+                ledger, self._config, options, id=f"{number:016x}", link=link, executor=tasks,
                 reporter=_Reporter(self.shared, number), views=_NoViews(),
             )  # fmt: skip
-            self.drivers[number] = driver
+            driver.saves = lambda saves: self.trace.saves.append((self.world.time, number, saves))
             try:
                 driver.run()
             finally:
                 driver.let_go()
+
+
+def _line(number: int, task: Work) -> bytes:
+    """Return the line of a task, as the table of tasks has it."""
+    after = tuple(map(TaskId, task.after))
+    text = f"task {number}"
+    return encode_task(Task(text=text, cpus=task.cpus, gpus=task.gpus, memory_bytes=task.memory_bytes, after=after))
+
+
+def _is_alive(state: State, id: str) -> bool:
+    return any(farmer.id == id for farmer in state.alive())
 
 
 @contextmanager
@@ -549,136 +640,3 @@ def _pipe() -> Iterator[Link]:
 
 def _definition(kind: Any) -> Definition:
     return Definition(kind, "simulated", "none", {}, "built in", 0)
-
-
-# -- what came of it ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What one simulation showed. Times in seconds of the simulation.
-
-    `work_s`: from the first start of a task to the last end; `whole_s`: until the last farmer has left.
-    `entries_peak`, `operations_peak`: the most in any second.
-    `idle_longest_s`: the longest time that a farmer had an empty slot and nothing to start while another held unstarted
-    tasks. `idle_slots_s`: empty slots times seconds, from each farmer's last end to the last end of all.
-    `spread_s`: between the first and the last farmer that ended its last task.
-    """
-
-    farmers: int
-    tasks: int
-    work_s: float
-    whole_s: float
-    entries: int
-    entries_peak: int
-    operations: int
-    operations_peak: int
-    by_kind: dict[str, int]
-    lost_races: int
-    idle_longest_s: float
-    idle_slots_s: float
-    spread_s: float
-
-
-def figures(simulation: Simulation, slots: int = 1) -> Figures:
-    """Return what came of a simulation that has run. All farmers had that many slots."""
-    trace = simulation.trace
-    mine = [(at, entry) for at, entry in trace.entries if at >= 0]
-    lasts: dict[int, float] = {}
-    for at, _, farmer in trace.ended:
-        lasts[farmer] = max(at, lasts.get(farmer, 0.0))
-    first, last = min(at for at, *_ in trace.begun), max(lasts.values())
-    metadata = Counter({kind: n for kind, n in trace.kinds.items() if not kind.startswith("write")})
-    return Figures(
-        farmers=len(simulation.drivers),
-        tasks=len(trace.ended),
-        work_s=last - first,
-        whole_s=simulation.world.now,
-        entries=len(mine),
-        entries_peak=max(Counter(int(at) for at, _ in mine).values()),
-        operations=sum(metadata.values()),
-        operations_peak=max(trace.seconds.values()),
-        by_kind=dict(metadata.most_common()),
-        lost_races=trace.kinds["link log"] - len(mine),
-        idle_longest_s=longest_idle(simulation, slots),
-        idle_slots_s=sum(last - at for at in lasts.values()) * slots,
-        spread_s=last - min(lasts.values()),
-    )
-
-
-def longest_idle(simulation: Simulation, slots: int) -> float:
-    """Return the longest time that any farmer had an empty slot and nothing to start while another held unstarted
-    tasks: taken, and neither begun nor given back.
-    """
-    longest, held, since_held = 0.0, 0, float("inf")
-    unstarted: Counter[str] = Counter()
-    owner: dict[int, str] = {}
-    busy: Counter[str] = Counter()
-    idle_since: dict[str, float] = {}
-
-    def look(at: float, farmer: str) -> None:
-        nonlocal longest
-        idle = farmer in alive and busy[farmer] < slots and not unstarted[farmer]
-        if idle:
-            idle_since.setdefault(farmer, at)
-        elif (since := idle_since.pop(farmer, None)) is not None and held:
-            longest = max(longest, at - max(since, since_held))
-
-    def hold(at: float, farmer: str, change: int) -> None:
-        nonlocal held, since_held, longest
-        if not held and change > 0:
-            since_held = at
-        if held and held + change == 0 and idle_since:
-            longest = max(longest, at - max(since_held, min(idle_since.values())))
-        look(at, farmer)
-        unstarted[farmer] += change
-        held += change
-
-    alive: set[str] = set()
-    for at, kind, farmer, tasks in _events(simulation):
-        if kind == "join":
-            alive.add(farmer)
-        elif kind == "end":
-            busy[farmer] -= 1
-        elif kind == "begin":
-            if owner.pop(tasks[0], None) == farmer:
-                hold(at, farmer, -1)
-            busy[farmer] += 1
-        elif kind == "take":
-            owner.update(dict.fromkeys(tasks, farmer))
-            hold(at, farmer, len(tasks))
-        elif kind == "back":
-            if gone := [task for task in tasks if owner.get(task) == farmer]:
-                for task in gone:
-                    del owner[task]
-                hold(at, farmer, -len(gone))
-        else:
-            alive.discard(farmer)
-            gone = [task for task, of in owner.items() if of == farmer]
-            for task in gone:
-                del owner[task]
-            hold(at, farmer, -len(gone))
-        look(at, farmer)
-    return longest
-
-
-def _events(simulation: Simulation) -> Iterator[tuple[float, str, str, list[int]]]:
-    """Yield (time, kind, farmer, tasks) in the order of time: join, take, back, begin, end, gone."""
-    found: list[tuple[float, int, str, str, list[int]]] = []
-    for at, entry in simulation.trace.entries:
-        found += [(at, 0, "back", news.of, parse_ids(news.back)) for news in entry.news if news.back]
-        match entry.body:
-            case Join():
-                found.append((at, 0, "join", entry.by, []))
-            case Take(ids=ids):
-                found.append((at, 0, "take", entry.by, parse_ids(ids)))
-            case Leave():
-                found.append((at, 0, "gone", entry.by, []))
-            case Bury(farmer=farmer):
-                found.append((at, 0, "gone", farmer, []))
-            case _:
-                pass
-    found += [(at, 2, "begin", f"{farmer:016x}", [task]) for at, task, farmer in simulation.trace.begun]
-    found += [(at, 1, "end", f"{farmer:016x}", [task]) for at, task, farmer in simulation.trace.ended]
-    for at, _, kind, farmer, tasks in sorted(found, key=lambda event: event[:2]):
-        yield at, kind, farmer, tasks

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -99,6 +100,10 @@ class Plan:
         """Whether nothing can be started here for a moment, as the driver found out."""
         self._stuck = False
         """Whether slots are empty, and nothing that waits here fits what is free."""
+        self._moves = 0
+        """How often an attempt began or ended here."""
+        self._in_vain = (-1, -1, -1)
+        """The situation in which nothing that is free to take fitted."""
         self._chance = 0.0
         self._takes = 0
         self._next_timeout = float("inf")
@@ -121,7 +126,14 @@ class Plan:
     def wants(self) -> list[int]:
         """Return the tasks to take now, in order; mostly none."""
         count = self.wants_about()
-        return self._fitting(count) if count else []
+        found = self._fitting(count) if count else []
+        if count and not found:
+            self._in_vain = self._situation()
+        return found
+
+    def _situation(self) -> tuple[int, int, int]:
+        """Return what must change before other tasks fit: what the log says, what is free to take, what runs here."""
+        return self.state.number, self.state.status.count(READY), self._moves
 
     def wants_about(self) -> int:
         """Return how many tasks to take now, if so many fit; mostly 0."""
@@ -132,10 +144,10 @@ class Plan:
         if queued >= max(free, 1) and self.rate * policy.FAR_S / 4 < queued:
             return 0
         ready = self.state.status.count(READY)
-        if not ready:
+        if not ready or self._in_vain == self._situation():
             return 0
         alive = self.state.alive()
-        wanted = sum(farmer.want for farmer in self._who_waits() if farmer.passed_over < ready)
+        wanted = sum(farmer.want for farmer in self._who_may_take(ready))
         if wanted and (queued or not free):
             return 0  # who has empty slots comes first: or we took at once what we gave back for it
         return policy.take_size(
@@ -160,8 +172,9 @@ class Plan:
         if self.too_late_s is not None:
             return found
         hurries = self._left_s < float("inf")
-        at_once = self._stuck or bool(self._who_waits())
-        passed = 0
+        together = self._stuck or bool(self._who_may_take(self.state.status.count(READY)))
+        at_once = together or bool(self._who_waits())
+        room, passed = self.resources.room(), 0
         for task in self.state.ready(len(self.state)):
             if len(found) >= count or len(late) >= LATE_LOOK or passed >= FAR_LOOK:
                 break
@@ -175,9 +188,12 @@ class Plan:
                 if why := self.resources.never(described):
                     self.misfits[task] = why
                     continue
-                if (at_once or task in self._given) and not self.resources.fits(described):
+                fits = room.take(described) or (not together and self.resources.room().take(described))
+                if not fits and (at_once or task in self._given):
                     passed += 1  # it would be given back to those who wait, again and again
                     continue
+            else:
+                room.take_one()
             if hurries and (needs_s := self._needs_s(task)) > self._left_s:
                 late.append(needs_s)
             else:
@@ -270,6 +286,10 @@ class Plan:
         me = self.state.farmers[self.number - 1]
         return [farmer for farmer in self.state.alive() if farmer.want and farmer is not me]
 
+    def _who_may_take(self, ready: int) -> list[Farmer]:
+        """Return those of them that may find something in what is free to take: there is more than when they asked."""
+        return [farmer for farmer in self._who_waits() if farmer.passed_over < ready]
+
     @property
     def hungry(self) -> bool:
         """Whether slots are empty here and nothing is there that could start in them now."""
@@ -299,11 +319,12 @@ class Plan:
 
     def look_every_s(self, now: float) -> float:
         """Return how often to look at the log: less often while there is enough for everybody."""
-        if not self.rate or len(self.state.deps):
-            return 1.0
-        alive = self.state.alive()
+        alive, ready = self.state.alive(), self.state.status.count(READY)
+        if not self.rate or len(self.state.deps):  # it cannot be told how long anything lasts
+            has_something = bool(self.queue) and (not ready or any(farmer.want for farmer in alive))
+            return policy.look_every_s(farmers=len(alive), ahead_s=math.inf, left_s=0.0) if has_something else 1.0
         ahead_s = len(self.queue) / self._rate_now(now)
-        left_s = self.state.status.count(READY) / (self.rate / self.resources.slots * self._all_slots())
+        left_s = ready / (self.rate / self.resources.slots * self._all_slots())
         if any(farmer.want for farmer in alive) or ahead_s >= len(self.queue) > 0:
             left_s = 0.0  # what runs here takes a second or longer: it tells nothing of how soon others are done
         farmers = len(alive)
@@ -392,6 +413,7 @@ class Plan:
             timeout = None
         attempt = Attempt(id, self.state.tries_of(id).attempts + 1, task, share, now, timeout)
         self.running[id] = attempt
+        self._moves += 1
         self._given.discard(id)
         if timeout is not None:
             self._next_timeout = min(self._next_timeout, now + timeout)
@@ -435,8 +457,7 @@ class Plan:
             return self.not_started(id, now, time, reason, usage)
         attempt = self.running.pop(id)
         attempt.reason = attempt.reason or reason
-        self.resources.give(attempt.share)
-        self._stuck = False
+        self._give(attempt.share)
         duration = max(now - attempt.began, 1e-6)
         if not attempt.reason:
             self._ends.append(now)
@@ -464,10 +485,15 @@ class Plan:
         Return the record. `pause_s` 0: whoever asks sees to the pause; others may have it meanwhile.
         """
         attempt = self.running.pop(id)
-        self.resources.give(attempt.share)
-        self._stuck = False
+        self._give(attempt.share)
         self._delay(id, now + pause_s)
         return Ended(id, attempt.number, "back", 0, time, *usage, reason)
+
+    def _give(self, share: Share) -> None:
+        """Take back what an attempt had: others may fit now."""
+        self.resources.give(share)
+        self._moves += 1
+        self._stuck = False
 
     def _delay(self, id: int, until: float) -> None:
         """Have a task come again; not if we are leaving, or if it is no longer ours."""

@@ -94,6 +94,36 @@ class Share:
 
 
 @dataclass(slots=True)
+class Room:
+    """What is free, to see what fits together: `slots`, `memory_bytes` (None: not limited), number of `gpus`."""
+
+    slots: int
+    memory_bytes: int | None = None
+    gpus: int = 0
+    each_one: bool = False
+    """Whether a slot is all that any task needs here."""
+
+    def take(self, task: Task) -> bool:
+        """Take what `task` asks for; False if that is not free."""
+        if self.each_one:
+            return self.take_one()
+        if task.cpus > self.slots or task.gpus > self.gpus:
+            return False
+        if self.memory_bytes is not None:
+            if task.memory_bytes > self.memory_bytes:
+                return False
+            self.memory_bytes -= task.memory_bytes
+        self.slots -= task.cpus
+        self.gpus -= task.gpus
+        return True
+
+    def take_one(self) -> bool:
+        """Take a slot; False if none is free."""
+        had, self.slots = self.slots, max(0, self.slots - 1)
+        return had > 0
+
+
+@dataclass(slots=True)
 class Resources:
     """What is free. `slots` >= 1; `memory_bytes` None: not limited; `gpus` as CUDA_VISIBLE_DEVICES names them."""
 
@@ -124,13 +154,9 @@ class Resources:
             return f"needs {task.gpus} GPUs; this farmer has {len(self.gpus)}"
         return ""
 
-    def fits(self, task: Task) -> bool:
-        """Whether what `task` asks for is free now."""
-        return (
-            task.cpus <= len(self._free)
-            and task.gpus <= len(self._free_gpus)
-            and (self.memory_bytes is None or task.memory_bytes <= self._free_memory)
-        )
+    def room(self) -> Room:
+        """Return what is free now."""
+        return Room(len(self._free), None if self.memory_bytes is None else self._free_memory, len(self._free_gpus))
 
     def take_one(self) -> Share | None:
         """Return one slot, for a task that asks for nothing else; None when all are busy."""
@@ -138,7 +164,7 @@ class Resources:
 
     def take(self, task: Task) -> Share | None:
         """Return what `task` asks for, lowest slots first; None when that is not free now."""
-        if not self.fits(task):
+        if not self.room().take(task):
             return None
         memory = task.memory_bytes if self.memory_bytes is not None else 0
         self._free_memory -= memory
@@ -161,9 +187,9 @@ class JobSlots(Resources):
         """Return the empty string: what can run is for the batch system to say."""
         return ""
 
-    def fits(self, task: Task) -> bool:
-        """Whether a slot is free."""
-        return self.free > 0
+    def room(self) -> Room:
+        """Return the slots that are free."""
+        return Room(self.free, each_one=True)
 
     def take(self, task: Task) -> Share | None:
         """Return one slot; None when all are busy."""
