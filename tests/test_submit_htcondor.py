@@ -136,7 +136,7 @@ def test_stop_empties_the_queue(pool: Farm, condor: HTCondor) -> None:
     pool.write(*["sleep 60"] * 60)
     submit(pool, "--jobs", 6, "--slots", 2)
     pool.wait_for_runs(8)
-    assert said("stop", pool.workdir)["pilots_cancelled"] >= 2
+    assert said("stop", pool.workdir)["pilots_cancelled"] >= 1, "four of six run; a fifth may begin as they leave"
     wait_for(lambda: not condor.queue(), "the queue to be empty", LIMIT_S)
     assert counts_of(pool.workdir) == {"toprocess": 60}
 
