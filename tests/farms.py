@@ -199,10 +199,11 @@ class Farm:
     def runs(self) -> list[Run]:
         """Return the attempts that began, in their order.
 
-        One that is killed may lose its `date` first, and write down no time in its last moment: it is 0 then.
+        One that is killed may lose its `date` first, and write down no time in its last moment: it is 0 then. A line
+        that crosses two pages of the file may be seen when but its first part is there: it is left for the next look.
         """
         runs = []
-        for line in self.runs_file.read_text().splitlines():
+        for line in self.runs_file.read_text().rpartition("\n")[0].splitlines():
             task, attempt, pid, *at, token = line.split()
             runs.append(Run(int(task), int(attempt), int(pid), float(at[0]) if at else 0.0, token))
         return runs

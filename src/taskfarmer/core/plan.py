@@ -33,6 +33,8 @@ RECENT = 100
 """Attempts of which the typical duration is taken."""
 ENDS = 64
 """Ends of attempts of which the rate is taken."""
+NEVER = -1, -1, -1
+"""No situation (`Plan._situation`)."""
 PATIENCE = 50
 """How many tasks may overtake one that does not fit; then it has the next free slots, so that it is not starved."""
 
@@ -102,7 +104,7 @@ class Plan:
         """Whether slots are empty, and nothing that waits here fits what is free."""
         self._moves = 0
         """How often an attempt began or ended here."""
-        self._in_vain = (-1, -1, -1)
+        self._in_vain = NEVER
         """The situation in which nothing that is free to take fitted."""
         self._chance = 0.0
         self._takes = 0
@@ -344,8 +346,10 @@ class Plan:
 
         To be asked every second or so: in between, what is free to take is not looked through again.
         """
-        self._left_s = self.until - now
+        before_s, self._left_s = self._left_s, self.until - now
         self.too_late_s = None
+        if self._left_s < float("inf") or before_s < float("inf"):
+            self._in_vain = NEVER
         if self._left_s == float("inf"):
             return []
         late = {task for task in self.queue if self._needs_s(task) > self._left_s}
