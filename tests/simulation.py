@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+import signal
 import threading
 from bisect import bisect_right
 from collections import Counter
@@ -51,7 +52,10 @@ NEVER = float("inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A task that lasts for so many seconds; the first `fails` attempts fail. The rest as in `core.model.Task`."""
+    """A task that lasts for so many seconds; the first `fails` attempts fail. The rest as in `core.model.Task`.
+
+    `deaf`: it goes on when it is told to end, until it is killed.
+    """
 
     seconds: float
     cpus: int = 1
@@ -59,6 +63,7 @@ class Work:
     memory_bytes: int = 0
     after: tuple[int, ...] = ()
     fails: int = 0
+    deaf: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,7 +448,9 @@ class FakeTasks:
         return found
 
     def signal(self, id: int, number: int) -> None:
-        """End an attempt now."""
+        """End an attempt now, unless it does not listen."""
+        if self._tasks[id].deaf and number != signal.SIGKILL:
+            return
         self._ends = [(end if task != id else self._world.time, task) for end, task in self._ends]
         heapq.heapify(self._ends)
         self._killed[id] = -number

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from taskfarmer.core.entries import Report
 from taskfarmer.core.ids import format_ids
 from taskfarmer.core.model import Task, decode_task, encode_task
-from taskfarmer.core.plan import LATE_LOOK, Attempt
+from taskfarmer.core.plan import Attempt
 from taskfarmer.core.policy import Rules, typical_duration
 from taskfarmer.core.resources import Resources, Share
+from taskfarmer.core.search import NEAR_LOOK
 from taskfarmer.errors import InputError
 from taskfarmer.farm import allocation
 from taskfarmer.farm.allocation import (
@@ -425,11 +426,11 @@ def test_failures_and_stops_do_not_say_how_long_tasks_take() -> None:
     loop.take()
     loop.start(0.0)
     ended(loop, 0, 0.1, status=1)
-    assert loop.plan.typical_s == 0.0
+    assert loop.plan.pace.typical_s == 0.0
     loop.take()
     loop.start(0.25)
     ended(loop, 1, 7.25)
-    assert loop.plan.typical_s == 7.0
+    assert loop.plan.pace.typical_s == 7.0
 
 
 def test_a_retry_that_would_come_too_late_is_given_back() -> None:
@@ -444,7 +445,7 @@ def test_a_retry_that_would_come_too_late_is_given_back() -> None:
 
 
 def test_a_long_row_of_long_tasks_is_not_looked_through_for_ever() -> None:
-    tasks = [Task(text=str(n), duration_s=1000.0) for n in range(LATE_LOOK)]
+    tasks = [Task(text=str(n), duration_s=1000.0) for n in range(NEAR_LOOK)]
     loop = Loop([*tasks, Task(text="short", duration_s=1.0)])
     until(loop, 60.0)
     assert loop.plan.wants() == []
@@ -464,7 +465,7 @@ def test_nothing_is_started_that_is_expected_to_be_caught(
     while True:
         give_back(loop, until(loop, end, now))
         loop.take()
-        typical = loop.plan.typical_s
+        typical = loop.plan.pace.typical_s
         started = loop.start(now)
         if not started:
             break

@@ -102,7 +102,7 @@ def test_who_is_fast_takes_work_for_a_second_or_two() -> None:
     loop.start()
     loop.end(0, now=0.1)
     loop.end(1, now=0.1)
-    assert loop.plan.rate == pytest.approx(20.0)
+    assert loop.plan.pace.rate == pytest.approx(20.0)
     assert 30 <= len(loop.take()) <= 40
 
 
@@ -135,7 +135,7 @@ def test_others_hold_much_if_one_of_them_would_give_back_some() -> None:
     loop.start()
     for task in (0, 1):
         loop.end(task, now=0.1)
-    assert loop.plan.rate == pytest.approx(20.0), "ten a second in each slot"
+    assert loop.plan.pace.rate == pytest.approx(20.0), "ten a second in each slot"
     slots = loop.fold.state.farmer("one").slots
     a_while = slots + int(10 * slots * GIVING_S)
     loop.fold.take("one", f"2-{1 + a_while}")
@@ -640,7 +640,7 @@ def test_when_long_tasks_follow_short_ones_the_last_ends_tell_how_fast_it_goes()
         loop.end(id, now=1.0 + number / 2)
     loop.start(now=1.5)
     loop.fold.append(Report(want=1), by="other")
-    assert loop.plan.rate > 15
+    assert loop.plan.pace.rate > 15
     assert loop.plan.gives_back(1.51) == [59], "eight of half a second each wait here"
 
 
@@ -796,7 +796,7 @@ def test_short_tasks_are_no_faster_than_the_loop_ends_them() -> None:
         loop.take()
         (id,) = loop.start(now=number * 0.01)
         loop.end(id, now=number * 0.01 + 0.001)
-    assert loop.plan.rate == pytest.approx(100.0, rel=0.05), "not the 1000 that a task of a millisecond promises"
+    assert loop.plan.pace.rate == pytest.approx(100.0, rel=0.05), "not the 1000 that a task of a millisecond promises"
 
 
 def test_the_mean_of_recent_tasks_is_what_counts() -> None:
@@ -805,7 +805,7 @@ def test_the_mean_of_recent_tasks_is_what_counts() -> None:
         loop.take()
         (id,) = loop.start(now=float(n))
         loop.end(id, now=n + (10.0 if n == 0 else 0.1))
-    assert loop.plan.rate == pytest.approx(1 / 0.58, rel=0.05)
+    assert loop.plan.pace.rate == pytest.approx(1 / 0.58, rel=0.05)
 
 
 def test_stopped_attempts_say_nothing_about_the_rate() -> None:
@@ -814,7 +814,7 @@ def test_stopped_attempts_say_nothing_about_the_rate() -> None:
     loop.start()
     loop.plan.stop_all(0.0)
     loop.end(0, -15)
-    assert loop.plan.rate == 0.0
+    assert loop.plan.pace.rate == 0.0
 
 
 # -- any course of events ----------------------------------------------------------------------------------------------

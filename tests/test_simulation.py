@@ -234,6 +234,16 @@ def test_who_drains_wants_nothing_any_more(busy: Busy) -> None:
     busy(tasks, [Host(slots=2, drained_at=1.0), Host(slots=2, at=1.5)])
 
 
+def test_what_waits_where_a_farmer_is_stopped_with_a_long_grace_is_free_at_once(
+    tmp_path: Path, lot: Callable[[int], None]
+) -> None:
+    """The log had it as its own until the grace of what ran was over."""
+    lot(1)
+    tasks = [Work(seconds=0.01)] * 150 + [Work(seconds=60, deaf=True)] * 6
+    seen = Mixture(tasks, [Host(stopped_at=4.0), Host(at=5.0)], Rules(stop_grace_s=50.0)).run(tmp_path / "farm")
+    assert seen.idle_longest_s <= WAIT_S
+
+
 @pytest.mark.parametrize("first", [[], [Work(seconds=0.01)] * 300], ids=["from the start", "after short ones"])
 def test_who_can_start_nothing_for_a_while_leaves_it_to_others(busy: Busy, first: list[Work]) -> None:
     """It took more each second, which waited there, and looked without any pause, so that no time passed."""

@@ -15,24 +15,17 @@ from typing import Literal
 
 from . import policy
 from .model import Task
+from .pace import Pace
 from .policy import Rules
 from .records import Ended
 from .resources import Resources, Share
-from .state import READY, TAKEN, Farmer, State
+from .search import Others, Search, Wish
+from .state import READY, TAKEN, State
 from .words import plural
 
 Mode = Literal["work", "drain", "stop"]
 LOOK_AHEAD = 200
 """How far behind a task that does not fit now the queue is searched for one that does."""
-LATE_LOOK = 1000
-"""Among how many that are free to take, and cannot end in time, one is looked for that can; and among how many that do
-not fit now, one that does."""
-FAR_LOOK = 20_000
-"""Among how many that do not fit now, or may not, one is looked for that asks for nothing but a slot."""
-RECENT = 100
-"""Attempts of which the typical duration is taken."""
-ENDS = 64
-"""Ends of attempts of which the rate is taken."""
 NEVER = -1, -1, -1
 """No situation (`Plan._situation`)."""
 PATIENCE = 50
@@ -81,23 +74,17 @@ class Plan:
         self.queue: deque[int] = deque()
         self.running: dict[int, Attempt] = {}
         self.delayed: list[tuple[float, int]] = []
-        self.misfits: dict[int, str] = {}
+        self.pace = Pace(resources.slots)
+        self._others = Others(state, number)
+        self._search = Search(state, resources, describe, is_special)
         self._describe = describe
         self._is_special = is_special
         self.until = float("inf")
         """When what still runs is stopped, since the farmer's own time is over; on the loop's clock, in seconds."""
-        self.too_late_s: float | None = None
-        """Nothing that is free to take can end before that, as far as was looked: what the shortest of it needs."""
         self._left_s = float("inf")
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._typical_s: float | None = 0.0
         self.keeps_time = True
         """Whether attempts are ended here at their time-out; else who runs them does that, and says so."""
-        self._seconds = 0.0
-        self._ends: deque[float] = deque(maxlen=ENDS)
         self._overtaken = 0
-        self._given: set[int] = set()
-        """What was given back since it did not fit, and has not begun here since."""
         self.held = False
         """Whether nothing can be started here for a moment, as the driver found out."""
         self._stuck = False
@@ -111,19 +98,6 @@ class Plan:
         self._next_timeout = float("inf")
 
     # -- taking --------------------------------------------------------------------------------------------------------
-
-    @property
-    def rate(self) -> float:
-        """Tasks that all slots together end in a second, by the mean of recent ones; 0 before the first.
-
-        At most what they did end lately: very short tasks wait for the loop, or for a CPU that others use.
-        """
-        if not self._seconds:
-            return 0.0
-        possible = self.resources.slots / self._seconds
-        if len(self._ends) < ENDS or self._ends[-1] <= self._ends[0]:
-            return possible
-        return min(possible, (len(self._ends) - 1) / (self._ends[-1] - self._ends[0]))
 
     def wants(self) -> list[int]:
         """Return the tasks to take now, in order; mostly none."""
@@ -143,20 +117,20 @@ class Plan:
             return 0
         free = self.resources.free
         queued = 0 if self._stuck else len(self.queue)
-        if queued >= max(free, 1) and self.rate * policy.FAR_S / 4 < queued:
+        if queued >= max(free, 1) and self.pace.rate * policy.FAR_S / 4 < queued:
             return 0
         ready = self.state.status.count(READY)
         if not ready or self._in_vain == self._situation():
             return 0
         alive = self.state.alive()
-        wanted = sum(farmer.want for farmer in self._who_may_take(ready))
+        wanted = sum(farmer.want for farmer in self._others.may_take())
         if wanted and (queued or not free):
             return 0  # who has empty slots comes first: or we took at once what we gave back for it
         return policy.take_size(
             slots=self.resources.slots,
             free=free,
             queued=queued,
-            rate=self.rate,
+            rate=self.pace.rate,
             ready=ready,
             all_slots=self._all_slots(),
             farmers=len(alive),
@@ -169,40 +143,9 @@ class Plan:
         return sum(farmer.slots for farmer in self.state.alive()) or self.resources.slots
 
     def _fitting(self, count: int) -> list[int]:
-        found: list[int] = []
-        late: list[float] = []
-        if self.too_late_s is not None:
-            return found
-        hurries = self._left_s < float("inf")
-        together = self._stuck or bool(self._who_may_take(self.state.status.count(READY)))
-        at_once = together or bool(self._who_waits())
-        room, passed = self.resources.room(), 0
-        for task in self.state.ready(len(self.state)):
-            if len(found) >= count or len(late) >= LATE_LOOK or passed >= FAR_LOOK:
-                break
-            if self._is_special(task):
-                if task in self.misfits:
-                    continue
-                if passed >= LATE_LOOK:  # from here on only those that ask for nothing but a slot
-                    passed += 1
-                    continue
-                described = self._describe(task)
-                if why := self.resources.never(described):
-                    self.misfits[task] = why
-                    continue
-                fits = room.take(described) or (not together and self.resources.room().take(described))
-                if not fits and (at_once or task in self._given):
-                    passed += 1  # it would be given back to those who wait, again and again
-                    continue
-            else:
-                room.take_one()
-            if hurries and (needs_s := self._needs_s(task)) > self._left_s:
-                late.append(needs_s)
-            else:
-                found.append(task)
-        if late and not found:
-            self.too_late_s = min(late)
-        return found
+        together = self._stuck or bool(self._others.may_take())
+        at_once = together or bool(self._others.waiting())
+        return self._search.find(Wish(count, together, at_once, self._left_s), self._needs_s)
 
     def took(self, ids: Iterable[int], chance: float = 0.0) -> None:
         """The log gave us these. Who has been told to stop meanwhile lets them be: leaving frees them.
@@ -210,10 +153,10 @@ class Plan:
         What was cancelled in the next moment is not ours any more. `chance` in [0, 1) decides when to take the next.
         """
         self._chance = chance
-        self._takes += bool(self._seconds)
+        self._takes += bool(self.pace.known)
         if self.mode == "work":
             if not self.queue and not self.running:
-                self._ends.clear()  # there was nothing to do: that says nothing of how fast it can be done
+                self.pace.rested()
             self.queue.extend(filter(self._is_ours, ids))
 
     def adopt(self) -> None:
@@ -222,17 +165,7 @@ class Plan:
         self.took(sorted({*self.state.held_by(self.number)} - known))
 
     def _rate_now(self, now: float) -> float:
-        """Return the rate, or less where what runs now takes longer than what went before: by as many of the last ends
-        as there are slots, and by the last start (who has something in its queue starts the next when one ends). 0:
-        nothing has run here yet.
-        """
-        rate = self.rate or (float("inf") if self.running else 0.0)
-        if self.running and (since_s := now - max(attempt.began for attempt in self.running.values())) > 0:
-            rate = min(rate, 1.0 / since_s)
-        ends = min(self.resources.slots, len(self._ends) - 1)
-        if ends > 0 and (since_s := now - self._ends[-ends - 1]) > 0:
-            rate = min(rate, ends / since_s)
-        return rate
+        return self.pace.rate_now(now, max((attempt.began for attempt in self.running.values()), default=None))
 
     def gives_back(self, now: float, chance: float = 0.0) -> list[int]:
         """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`.
@@ -241,7 +174,7 @@ class Plan:
         """
         self.end_pauses(now)
         alive = self.state.alive()
-        waiting = self._who_waits()
+        waiting = self._others.waiting()
         wanted = sum(farmer.want for farmer in waiting)
         if not wanted or not self.queue:
             return []
@@ -271,26 +204,17 @@ class Plan:
         plain = (task for task in reversed(self.queue) if not self._is_special(task))
         back = list(islice(plain, count))
         if len(back) < count:
-            claims = {(farmer.want, farmer.claim) for farmer in self._who_waits()}
+            claims = {(farmer.want, farmer.claim) for farmer in self._others.waiting()}
             theirs = [type(self.resources)(slots, claim.memory_bytes, claim.gpus) for slots, claim in claims]
             special = (task for task in reversed(self.queue) if self._is_special(task))
             fitting = (task for task in special if _any_can(theirs, self._describe(task)))
             more = list(islice(fitting, count - len(back)))
-            self._given.update(more)
+            self._search.given.update(more)
             back += more
         if back:
             given = set(back)
             self.queue = deque(task for task in self.queue if task not in given)
         return back
-
-    def _who_waits(self) -> list[Farmer]:
-        """Return the others that have said that they have empty slots."""
-        me = self.state.farmers[self.number - 1]
-        return [farmer for farmer in self.state.alive() if farmer.want and farmer is not me]
-
-    def _who_may_take(self, ready: int) -> list[Farmer]:
-        """Return those of them that may find something in what is free to take: there is more than when they asked."""
-        return [farmer for farmer in self._who_waits() if farmer.passed_over < ready]
 
     @property
     def hungry(self) -> bool:
@@ -314,19 +238,17 @@ class Plan:
 
     def others_hold_much(self) -> bool:
         """Whether somebody else has taken so much that it would give back some, as far as this farmer can tell."""
-        soon = 1 + self.rate / self.resources.slots * policy.GIVING_S
-        me = self.state.farmers[self.number - 1]
-        others = (farmer for farmer in self.state.alive() if farmer is not me)
-        return any(self.state.holds(other, more_than=int(other.slots * soon)) for other in others)
+        soon = 1 + self.pace.rate / self.resources.slots * policy.GIVING_S
+        return any(self.state.holds(other, more_than=int(other.slots * soon)) for other in self._others.alive())
 
     def look_every_s(self, now: float) -> float:
         """Return how often to look at the log: less often while there is enough for everybody."""
         alive, ready = self.state.alive(), self.state.status.count(READY)
-        if not self.rate or len(self.state.deps):  # it cannot be told how long anything lasts
+        if not self.pace.rate or len(self.state.deps):  # it cannot be told how long anything lasts
             has_something = bool(self.queue) and (not ready or any(farmer.want for farmer in alive))
             return policy.look_every_s(farmers=len(alive), ahead_s=math.inf, left_s=0.0) if has_something else 1.0
         ahead_s = len(self.queue) / self._rate_now(now)
-        left_s = ready / (self.rate / self.resources.slots * self._all_slots())
+        left_s = ready / (self.pace.rate / self.resources.slots * self._all_slots())
         if any(farmer.want for farmer in alive) or ahead_s >= len(self.queue) > 0:
             left_s = 0.0  # what runs here takes a second or longer: it tells nothing of how soon others are done
         farmers = len(alive)
@@ -335,11 +257,16 @@ class Plan:
     # -- the end of the time there is ----------------------------------------------------------------------------------
 
     @property
-    def typical_s(self) -> float:
-        """Seconds that a task takes, by those that finished here lately; 0 before the first."""
-        if self._typical_s is None:
-            self._typical_s = policy.typical_duration(self._recent)
-        return self._typical_s
+    def misfits(self) -> dict[int, str]:
+        """Tasks that can never run here, as far as was looked, and why."""
+        return self._search.misfits
+
+    @property
+    def too_late_s(self) -> float | None:
+        """What the shortest task that is free to take needs, if none can end before `until`; None: one can, or it is
+        not known.
+        """
+        return self._search.too_late_s
 
     def set_aside(self, now: float) -> list[int]:
         """Return what waits here and cannot end before `until` any more, and forget it: others may have more time.
@@ -347,7 +274,7 @@ class Plan:
         To be asked every second or so: in between, what is free to take is not looked through again.
         """
         before_s, self._left_s = self._left_s, self.until - now
-        self.too_late_s = None
+        self._search.too_late_s = None
         if self._left_s < float("inf") or before_s < float("inf"):
             self._in_vain = NEVER
         if self._left_s == float("inf"):
@@ -365,7 +292,7 @@ class Plan:
         if self._left_s == float("inf"):
             return 0.0
         declared_s = self._describe(task).duration_s if self._is_special(task) else None
-        return self.typical_s if declared_s is None else declared_s
+        return self.pace.typical_s if declared_s is None else declared_s
 
     # -- starting ------------------------------------------------------------------------------------------------------
 
@@ -418,7 +345,7 @@ class Plan:
         attempt = Attempt(id, self.state.tries_of(id).attempts + 1, task, share, now, timeout)
         self.running[id] = attempt
         self._moves += 1
-        self._given.discard(id)
+        self._search.given.discard(id)
         if timeout is not None:
             self._next_timeout = min(self._next_timeout, now + timeout)
         return attempt
@@ -464,12 +391,10 @@ class Plan:
         self._give(attempt.share)
         duration = max(now - attempt.began, 1e-6)
         if not attempt.reason:
-            self._ends.append(now)
-            self._seconds = duration if not self._seconds else 0.95 * self._seconds + 0.05 * duration
+            self.pace.ended(now, duration)
         outcome = self._outcome(attempt, status)
         if outcome == "ok":
-            self._recent.append(duration)
-            self._typical_s = None
+            self.pace.finished(duration)
         elif outcome == "again":
             failures = self.state.tries_of(id).failures + 1
             self._delay(id, now + policy.retry_delay(self.rules, failures, chance))

@@ -364,7 +364,7 @@ class Driver:
             return
         left_s = self.allocation.left_s(self._clock(), self.clock.wall())
         why = f"the allocation ends in {span(left_s)}: what runs is stopped, to be done again"
-        if self.plan.running and not self.plan.typical_s:
+        if self.plan.running and not self.plan.pace.typical_s:
             why += "; nothing could finish in it, ask for more time"
         self.stop(why, wished=False)
 
@@ -512,7 +512,7 @@ class Driver:
             self._write()
 
     def _show(self) -> None:
-        self.reporter.progress(self.ledger.state, self.plan.rate)
+        self.reporter.progress(self.ledger.state, self.plan.pace.rate)
         if self._undertaker.is_first() and self.views.due(self._clock()):
             self._update_views(VIEWS_S)
 
@@ -552,7 +552,7 @@ class Driver:
         self.journal.close()
         if not self.agreement.replaced:
             self._finish_views()
-        self.reporter.progress(self.ledger.state, self.plan.rate)
+        self.reporter.progress(self.ledger.state, self.plan.pace.rate)
 
     def _finish_views(self) -> None:
         """The last to leave makes the views exact. Who is alive by the log may be dead; so who may be the last does so.

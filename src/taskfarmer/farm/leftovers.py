@@ -41,4 +41,4 @@ def too_long(plan: Plan, now: float) -> str:
     count = plan.state.status.count(READY)
     tasks = f"{count} tasks remain" if count > 1 else "1 task remains"
     text = f"{span(plan.until - now)} of the allocation are left to work in; {tasks}, of {span(needs_s)} or more"
-    return f"{text}; resume later" if plan.typical_s else f"{text}; resume with more time"
+    return f"{text}; resume later" if plan.pace.typical_s else f"{text}; resume with more time"

@@ -1,0 +1,110 @@
+"""What of all that is free to take fits here, and who else waits for some of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .model import Task
+from .resources import Resources, Room
+from .state import READY, Farmer, State
+
+NEAR_LOOK = 1000
+"""Among how many that are free to take, and cannot end in time, one is looked for that can; and among how many that do
+not fit now, one that does."""
+FAR_LOOK = 20_000
+"""Among how many that do not fit now, or may not, one is looked for that asks for nothing but a slot."""
+
+
+class Others:
+    """The other farmers of the farm, as number `number` of `state` knows them by the log."""
+
+    def __init__(self, state: State, number: int) -> None:
+        self._state = state
+        self._me = number
+
+    def alive(self) -> list[Farmer]:
+        """Return those that have joined and not left."""
+        me = self._state.farmers[self._me - 1]
+        return [farmer for farmer in self._state.alive() if farmer is not me]
+
+    def waiting(self) -> list[Farmer]:
+        """Return those that have said that they have empty slots."""
+        return [farmer for farmer in self.alive() if farmer.want]
+
+    def may_take(self) -> list[Farmer]:
+        """Return those of them that may find something in what is free to take: there is more than when they asked."""
+        ready = self._state.status.count(READY)
+        return [farmer for farmer in self.waiting() if farmer.passed_over < ready]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is looked for: `count` tasks, and of those that ask for more than a slot (GPUs, memory, several CPUs)...
+
+    `together`: such as fit at once beside all that was found before them. Else, in a queue, each for itself will do.
+    `at_once`: none that does not fit at all now. `left_s`: what ends within so many seconds.
+    """
+
+    count: int
+    together: bool
+    at_once: bool
+    left_s: float
+
+
+class Search:
+    """Looks for tasks that fit into `resources` among what `state` has free to take."""
+
+    def __init__(
+        self, state: State, resources: Resources, describe: Callable[[int], Task], is_special: Callable[[int], bool]
+    ) -> None:
+        self._state = state
+        self._resources = resources
+        self._describe = describe
+        self._is_special = is_special
+        self.misfits: dict[int, str] = {}
+        """Tasks that can never run here, as far as was looked, and why."""
+        self.given: set[int] = set()
+        """What was given back since it did not fit, and has not begun here since."""
+        self.too_late_s: float | None = None
+        """Nothing that is free to take can end in time, as far as was looked: what the shortest of it needs."""
+
+    def find(self, wish: Wish, needs_s: Callable[[int], float]) -> list[int]:
+        """Return up to `wish.count` tasks, in order. `needs_s`: how long one is expected to take.
+
+        If there are only such as cannot end in time, it is noted in `too_late_s`; while that is so, nothing is found.
+        """
+        found: list[int] = []
+        if self.too_late_s is not None:
+            return found
+        hurries = wish.left_s < float("inf")
+        late: list[float] = []
+        room, passed = self._resources.room(), 0
+        for task in self._state.ready(len(self._state)):
+            if len(found) >= wish.count or len(late) >= NEAR_LOOK or passed >= FAR_LOOK:
+                break
+            if not self._is_special(task):
+                room.take_one()
+            elif task in self.misfits:
+                continue
+            elif passed >= NEAR_LOOK or not self._may_have(task, room, wish):
+                passed += task not in self.misfits
+                continue
+            if hurries and (needed_s := needs_s(task)) > wish.left_s:
+                late.append(needed_s)
+            else:
+                found.append(task)
+        if late and not found:
+            self.too_late_s = min(late)
+        return found
+
+    def _may_have(self, task: int, room: Room, wish: Wish) -> bool:
+        """Whether a task that asks for more than a slot is to be taken; if it fits, there is so much less `room`."""
+        described = self._describe(task)
+        if why := self._resources.never(described):
+            self.misfits[task] = why
+            return False
+        if room.take(described) or (not wish.together and self._resources.room().take(described)):
+            return True
+        # Who waits would have it from us at once, and we again from them, if it were taken without a place to run.
+        return not (wish.at_once or task in self.given)
