@@ -1,6 +1,8 @@
-"""Measure what the runners of containers cost a task, with images of yours.
+"""Measure what the runners of containers cost a task, with images of yours, or with those of the testbed.
 
     python benchmarks/runners.py --apptainer /images/x.sif --podman localhost/mini:1 --docker mini:1
+    scripts/testbed.sh podman docker apptainer                            (as root, on Debian)
+    python benchmarks/runners.py                                          (a quarter of an hour)
 
 First, what a runner adds to the bare command of the container program: one empty task is started by each way in turn,
 with the same options, without taskfarmer's shells, leash, mount and settings of the client, and with, and the next time
@@ -16,6 +18,7 @@ that neither the start of the farmer nor that of the kept container is in it. A 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -24,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.common import arguments, rounds, scratch, show, taskfarmer, timed
 from taskfarmer.core.model import Task
 from taskfarmer.runners import ApptainerRunner, DockerRunner, Job, PodmanRunner, Runner
+from tests.testbed.containers import UP
+from tests.testbed.images import make_root
 
 TARGET_MS = 5.0
 TARGET_TIMES = 3.0
@@ -44,7 +50,7 @@ CLASSES: dict[str, Callable[[str], Runner]] = {
 
 
 def main() -> int:
-    """Run the benchmark; 1 if a target was missed."""
+    """Run the benchmark; 1 if a target was missed. Without images those of the testbed are brought up."""
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=200, metavar="N", help="starts without and with (default: 200)")
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="rounds of the farms (default: 10)")
@@ -52,9 +58,15 @@ def main() -> int:
     for name in CLASSES:
         parser.add_argument(f"--{name}", metavar="IMAGE")
     options = parser.parse_args()
-    images = {name: image for name in CLASSES if (image := getattr(options, name))}
-    if not images:
-        parser.error("no image: say --apptainer, --podman or --docker")
+    if images := {name: image for name in CLASSES if (image := getattr(options, name))}:
+        return measure(images, options)
+    with ExitStack() as stack:
+        root = make_root(stack.enter_context(scratch(options.scratch)) / "root")
+        return measure({name: stack.enter_context(UP[name](root)).image for name in CLASSES}, options)
+
+
+def measure(images: dict[str, str], options: argparse.Namespace) -> int:
+    """Run what was asked for with these images; 1 if a target was missed."""
     added = [
         bare_row(name, CLASSES[name](image), options.line, options.pairs, options.calm)
         for name, image in images.items()

@@ -1,8 +1,8 @@
-"""Podman, Docker and Apptainer for tests, with an image that is made here, without network.
+"""Podman, Docker and Apptainer for tests and benchmarks, with an image that is made here, without network.
 
-Each is a session fixture, so that every worker of pytest-xdist has its own: storage, daemon and sockets lie in a
-temporary directory, and nothing of the machine's own configuration is read. What is not there skips the tests that need
-it, or fails them where `CI=true`. scripts/testbed.sh installs what they need.
+For tests each is a session fixture, so that every worker of pytest-xdist has its own: storage, daemon and sockets lie
+in a temporary directory, and nothing of the machine's own configuration is read. What is not there skips the tests that
+need it, or fails them where `CI=true`. scripts/testbed.sh installs what they need.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def apptainer(image_root: Path) -> Iterator[Engine]:
     """Apptainer, with a directory as image, first on PATH for as long as the session lasts."""
+    with apptainer_up(image_root) as engine:
+        yield engine
+
+
+@contextmanager
+def apptainer_up(image_root: Path) -> Iterator[Engine]:
+    """Have Apptainer first on PATH."""
     path = CACHE / "apptainer" / "path"
     need("mksquashfs")
     if not (path.parent / ".ready").exists():
@@ -70,6 +77,13 @@ def apptainer(image_root: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def podman(image_root: Path) -> Iterator[Engine]:
     """Podman with storage of its own; runc, since crun refuses control groups of both versions at once."""
+    with podman_up(image_root) as engine:
+        yield engine
+
+
+@contextmanager
+def podman_up(image_root: Path) -> Iterator[Engine]:
+    """Give Podman storage of its own, with the image in it."""
     need(*PODMAN)
     place = _short_place()
     engine = Engine("podman", "localhost/mini:1", configure_podman(place))
@@ -91,6 +105,13 @@ def _short_place() -> Path:
 @pytest.fixture(scope="session")
 def docker(image_root: Path) -> Iterator[Engine]:
     """A daemon of Docker of its own, without bridge and firewall, that ends with the session."""
+    with docker_up(image_root) as engine:
+        yield engine
+
+
+@contextmanager
+def docker_up(image_root: Path) -> Iterator[Engine]:
+    """Start a daemon of Docker, and end it."""
     need("dockerd", "docker", "docker-init", "containerd")
     place = _short_place()
     socket = f"unix://{place}/docker.sock"
@@ -143,7 +164,11 @@ def _exported(engine: Engine) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", params=["apptainer", "docker", "podman"])
+UP = {"apptainer": apptainer_up, "docker": docker_up, "podman": podman_up}
+"""What brings a program up for as long as the context lasts, around the root file system of an image."""
+
+
+@pytest.fixture(scope="session", params=list(UP))
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each container program in turn, at work."""
     found: Engine = request.getfixturevalue(request.param)
