@@ -25,7 +25,7 @@ from typing import Any
 
 from taskfarmer.core.entries import Entry, Snapshot, Stop
 from taskfarmer.core.model import Task, TaskId, encode_task
-from taskfarmer.core.plan import PATIENCE, Attempt
+from taskfarmer.core.plan import Attempt
 from taskfarmer.core.policy import Rules
 from taskfarmer.core.records import Ended
 from taskfarmer.core.state import State
@@ -280,7 +280,7 @@ class SimulatedDisk(Disk):
     def __init__(self, shared: Shared, farmer: int) -> None:
         super().__init__(self._changes)
         self._shared = shared
-        self._farmer = farmer
+        self.farmer = farmer
         self._paths: dict[int, str] = {}
 
     def count(self, kind: str, place: str, seconds: float, *, settle: bool = False) -> None:
@@ -289,7 +289,7 @@ class SimulatedDisk(Disk):
         shared.world.spend(seconds, settle=settle)
         shared.trace.kinds[f"{kind} {place}"] += 1
         if kind != "write":
-            shared.trace.farmers[self._farmer] += 1
+            shared.trace.farmers[self.farmer] += 1
             shared.trace.seconds[int(shared.world.time)] += 1
 
     def _changes(self, operation: str, what: str) -> None:
@@ -308,7 +308,7 @@ class SimulatedDisk(Disk):
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
         written = super().write(fd, data)
-        if (path := self._paths[fd]).endswith(_JOURNAL_OF % self._farmer):
+        if (path := self._paths[fd]).endswith(_JOURNAL_OF % self.farmer):
             grown = self._shared.grown.setdefault(path, [(0.0, 0)])
             grown.append((self._shared.world.time, grown[-1][1] + written))
         return written
@@ -316,7 +316,7 @@ class SimulatedDisk(Disk):
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         costs = self._shared.file_system
         self.count("read", _place(path), costs.look_s)
-        if (grown := self._shared.grown.get(path)) is not None and not path.endswith(_JOURNAL_OF % self._farmer):
+        if (grown := self._shared.grown.get(path)) is not None and not path.endswith(_JOURNAL_OF % self.farmer):
             seen = bisect_right(grown, self._shared.world.time - costs.hidden_s, key=lambda at: at[0])
             length = grown[max(0, seen - 1)][1]
             end = length if end is None else min(end, length)
@@ -511,7 +511,7 @@ class SimulatedDriver(Driver):
 
     def _start(self) -> bool:
         started = super()._start()
-        saves = self.plan._overtaken >= PATIENCE and bool(self.plan.queue)
+        saves = self.plan.saves_slots_for() is not None
         if saves != self._saved:
             self._saved = saves
             self.saves(saves)

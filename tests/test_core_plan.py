@@ -189,6 +189,46 @@ def test_no_task_is_starved_by_small_ones() -> None:
     assert len(order) - 2 <= PATIENCE, "so many may overtake it, and no more"
 
 
+def test_no_task_is_starved_by_retries() -> None:
+    """They come to the head of the queue, and began the count anew: all 420 others overtook it."""
+    tasks = [Task(text=""), Task(text="", cpus=2), *[Task(text="")] * 400]
+    loop = Loop(tasks, rules=Rules(retries=1, retry_delay_s=0.0))
+    loop.fold.take("me", "0-401")
+    loop.plan.took(range(402))
+    running, order, failed = loop.start(), [0], set[int]()
+    while 1 not in order:
+        task = running.pop(0)
+        fails = len(order) % 20 == 0 and task not in failed
+        if fails:
+            failed.add(task)
+        loop.end(task, int(fails))
+        started = loop.start(2.0)
+        running += started
+        order += started
+    assert failed
+    assert len(order) - 2 <= PATIENCE, "so many may overtake it, and no more"
+
+
+def test_what_overtook_a_task_that_was_cancelled_does_not_count_for_the_next() -> None:
+    wide = Task(text="", cpus=2)
+    loop = Loop([Task(text=""), wide, *[Task(text="")] * 40, wide, *[Task(text="")] * 60])
+    loop.fold.take("me", "0-102")
+    loop.plan.took(range(42))
+    running = loop.start()
+    for _ in range(30):
+        loop.end(running.pop(0))
+        running += loop.start()
+    loop.plan.queue.clear()
+    loop.plan.took(range(42, 103))
+    overtaken = len(loop.start())
+    while loop.plan.saves_slots_for() is None:
+        loop.end(running.pop(0))
+        running += (started := loop.start())
+        overtaken += len(started)
+    assert loop.plan.saves_slots_for() == 42
+    assert overtaken == PATIENCE
+
+
 def test_the_queue_is_searched_only_so_far() -> None:
     big = [Task(text="", cpus=2)] * (LOOK_AHEAD + 1)
     loop = Loop([Task(text=""), *big, Task(text="")])

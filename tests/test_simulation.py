@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections import Counter
@@ -13,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from taskfarmer.core.entries import Bury, Snapshot
+from taskfarmer.core.model import Task
 from taskfarmer.core.policy import Rules
+from taskfarmer.errors import WorkdirError
 from taskfarmer.farm import upkeep
 from taskfarmer.farm.ledger import Ledger
+from taskfarmer.farm.segments import Segments
 from tests.farms import counted_finishes
 from tests.figures import Figures, figures
-from tests.simulation import LOCAL, NEVER, NFS, FileSystem, Host, Killed, Simulation, Work, World
+from tests.simulation import LOCAL, NEVER, NFS, FileSystem, Host, Killed, SimulatedDisk, Simulation, Work, World
 
 FARMERS = 24
 WAIT_S = 2.0
@@ -242,6 +246,74 @@ def test_what_waits_where_a_farmer_is_stopped_with_a_long_grace_is_free_at_once(
     tasks = [Work(seconds=0.01)] * 150 + [Work(seconds=60, deaf=True)] * 6
     seen = Mixture(tasks, [Host(stopped_at=4.0), Host(at=5.0)], Rules(stop_grace_s=50.0)).run(tmp_path / "farm")
     assert seen.idle_longest_s <= WAIT_S
+
+
+@pytest.mark.parametrize(
+    ("second", "leaving", "rules"),
+    [
+        (Work(seconds=5, fails=1), Host(slots=2, drained_at=2.0), Rules(retries=2, retry_delay_s=0.1)),
+        (Work(seconds=100), Host(slots=2, stopped_at=2.0), Rules(stop_grace_s=50.0)),
+    ],
+    ids=["a retry after a drain", "what ended at once in a stop with a long grace"],
+)
+def test_what_comes_back_to_who_is_leaving_is_free_within_a_second(
+    tmp_path: Path, lot: Callable[[int], None], second: Work, leaving: Host, rules: Rules
+) -> None:
+    """It was its own until its last task had ended: the other was idle for 95 s, and for 49."""
+    lot(1)
+    tasks = [Work(seconds=100, deaf=True), second]
+    seen = Mixture(tasks, [leaving, Host(at=3.0)], rules).run(tmp_path / "farm")
+    assert seen.idle_longest_s <= WAIT_S
+
+
+def test_failures_of_who_drains_count_for_all(tmp_path: Path, lot: Callable[[int], None]) -> None:
+    """The others heard of them when it had left."""
+    lot(1)
+    tasks = [Work(seconds=5, fails=9), Work(seconds=60), Work(seconds=1, fails=9), *[Work(seconds=1)] * 30]
+    simulation = Simulation(tmp_path, tasks, rules=Rules(max_failures=2))
+    simulation.farmers([Host(slots=2, drained_at=2.0), Host(at=0.5)])
+    simulation.run()
+    assert max(at for at, *_ in simulation.trace.begun) < 8.0
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.EACCES, "no")])
+def test_a_journal_of_another_that_cannot_be_read_costs_no_farmer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """It ended the farmer that looked, with its tasks."""
+    read = SimulatedDisk.read
+
+    def fails(self: SimulatedDisk, path: str, start: int = 0, end: int | None = None) -> bytes:
+        if "/journal/" in path and not path.endswith(f"{self.farmer:016x}") and 5 <= simulation.world.time < 8:
+            raise error
+        return read(self, path, start, end)
+
+    simulation = Simulation(tmp_path, [Work(seconds=20)] * 3)
+    monkeypatch.setattr(SimulatedDisk, "read", fails)
+    simulation.farmers([Host(slots=2)] * 2)
+    simulation.run()
+    check(simulation, ran_once=True)
+    assert any("cannot be read" in text for _, _, text in simulation.trace.said)
+
+
+def test_texts_of_tasks_that_cannot_be_read_for_a_while_cost_no_farmer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They ended the farmer that was asked to give some back, with its tasks."""
+    task = Segments.task
+    tasks = [Work(seconds=0.01, memory_bytes=1)] * 300 + [Work(seconds=20, memory_bytes=1)] * 12
+    simulation = Simulation(tmp_path, tasks)
+
+    def away(self: Segments, number: int) -> Task:
+        if 6 <= simulation.world.time < 9:
+            raise WorkdirError("the texts cannot be read")
+        return task(self, number)
+
+    monkeypatch.setattr(Segments, "task", away)
+    simulation.farmers([Host(slots=2, memory_bytes=100), Host(slots=2, memory_bytes=100, at=6.5)])
+    simulation.run()
+    check(simulation, ran_once=True)
+    assert any(text == "the texts cannot be read" for _, _, text in simulation.trace.said)
 
 
 @pytest.mark.parametrize("first", [[], [Work(seconds=0.01)] * 300], ids=["from the start", "after short ones"])

@@ -84,6 +84,8 @@ class Plan:
         self._left_s = float("inf")
         self.keeps_time = True
         """Whether attempts are ended here at their time-out; else who runs them does that, and says so."""
+        self._patient: int | None = None
+        """The task that does not fit and is overtaken by others, and by how many it was."""
         self._overtaken = 0
         self.held = False
         """Whether nothing can be started here for a moment, as the driver found out."""
@@ -304,6 +306,10 @@ class Plan:
         self.end_pauses(now)
         if not self.queue:
             return None
+        if self._overtaken >= PATIENCE:
+            if (task := self.saves_slots_for()) is not None:
+                return self._start_if_fits(task, now)
+            self._patient, self._overtaken = None, 0
         task = self.queue[0]
         if self._is_special(task):
             return self._next_special(now)
@@ -321,22 +327,27 @@ class Plan:
         while self.delayed and self.delayed[0][0] <= now:
             self.queue.appendleft(heapq.heappop(self.delayed)[1])
 
+    def saves_slots_for(self) -> int | None:
+        """Return the task for which slots are left empty now, since enough others have overtaken it; mostly None."""
+        return self._patient if self._overtaken >= PATIENCE and self._patient in self.queue else None
+
     def _next_special(self, now: float) -> Attempt | None:
-        for place, task in enumerate(self.queue):
-            if place and self._overtaken >= PATIENCE:
-                return None
-            if place >= LOOK_AHEAD:
-                break
-            if now + self._needs_s(task) > self.until:
-                continue
-            described = self._describe(task)
-            share = self.resources.take(described)
-            if share is not None:
-                self._overtaken = self._overtaken + 1 if place else 0
-                del self.queue[place]
-                return self._begin(task, described, share, now)
+        for task in islice(self.queue, LOOK_AHEAD):
+            if (attempt := self._start_if_fits(task, now)) is not None:
+                return attempt
+            if self._patient != task and self._patient not in self.queue:
+                self._patient, self._overtaken = task, 0
         self._stuck = True
         return None
+
+    def _start_if_fits(self, task: int, now: float) -> Attempt | None:
+        if now + self._needs_s(task) > self.until:
+            return None
+        described = self._describe(task)
+        if (share := self.resources.take(described)) is None:
+            return None
+        self.queue.remove(task)
+        return self._begin(task, described, share, now)
 
     def _begin(self, id: int, task: Task, share: Share, now: float) -> Attempt:
         timeout = task.timeout_s if task.timeout_s is not None else self.rules.task_timeout_s
@@ -346,6 +357,10 @@ class Plan:
         self.running[id] = attempt
         self._moves += 1
         self._search.given.discard(id)
+        if self._patient == id:
+            self._patient, self._overtaken = None, 0
+        elif self._patient is not None:
+            self._overtaken += 1
         if timeout is not None:
             self._next_timeout = min(self._next_timeout, now + timeout)
         return attempt
@@ -493,6 +508,10 @@ class Plan:
         self.queue.clear()
         self.delayed.clear()
         return back
+
+    def came_back(self) -> list[int]:
+        """Return what the log says that this farmer has, and does not run: what came back to it while it leaves."""
+        return [task for task in self.state.held_by(self.number) if task not in self.running]
 
     def no_longer_ours(self, now: float) -> list[Stop]:
         """After news: forget queued tasks that were taken from us, and stop what runs of them (cancelled)."""

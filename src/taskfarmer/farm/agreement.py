@@ -116,7 +116,7 @@ class Agreement:
 
     def publish(self) -> None:
         """Tell the log what only the journal says, so that dependents elsewhere can start and readers read little."""
-        if self._plan.mode == "work" and self._journal.length > self._ledger.state.farmer(self._id).told:
+        if self._plan.mode != "stop" and self._journal.length > self._ledger.state.farmer(self._id).told:
             self._say(Report())
 
     def publish_again(self) -> None:
@@ -151,7 +151,7 @@ class Agreement:
             if entry is not None and self._ledger.snapshot_is_due():
                 self._ledger.snapshot(self._id)
         except Replaced as error:
-            self._give_up(str(error))
+            self.give_up(str(error))
         except WorkdirError as error:
             self._unsure = True
             self._loop.hold(str(error))
@@ -237,11 +237,11 @@ class Agreement:
         try:
             self._ledger.refresh()
         except Replaced as error:
-            self._give_up(str(error))
+            self.give_up(str(error))
             return
         except OSError as error:
             if not self._ledger.workdir.log.is_dir() and self._device() == self._was_on:
-                self._give_up("the workdir is gone")
+                self.give_up("the workdir is gone")
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
         self.heed_what_is_new()
@@ -259,7 +259,7 @@ class Agreement:
         except OSError:
             return None
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """There is nothing any more to agree on: what stands where the farm was is not ours to touch."""
         if not self.replaced:
             self.replaced = True
@@ -289,11 +289,17 @@ class Agreement:
             if hasty and not self._plan.others_hold_much():
                 return False
             id = busy[self._tail_read % len(busy)]
-            self._ledger.read_tail(id)
+            self._read_tail(id)
             if not hasty and not len(state.deps) and state.holds(state.farmer(id)):
                 return False
             self._tail_read += 1
         return hasty and self._plan.others_hold_much()
+
+    def _read_tail(self, id: str) -> None:
+        try:
+            self._ledger.read_tail(id)
+        except OSError as error:
+            self._loop.hold(f"the journal of {id} cannot be read: {error.strerror}", 0.0)
 
     # -- heeding -------------------------------------------------------------------------------------------------------
 
@@ -311,8 +317,9 @@ class Agreement:
                 self._loop.stop("another farmer took this one for dead; it leaves", hard=True, wished=False)
             return
         self._loop.act(self._plan.no_longer_ours(self._clock.monotonic()))
-        if state.status.count(FAILED) > self._failures:
+        if (failed := state.status.count(FAILED)) > self._failures:
             self._mind_failures()
+        self._failures = min(self._failures, failed)  # some may be tried again
         self._tell_failures()  # also when nothing failed: somebody may have joined
         self._obey()
 

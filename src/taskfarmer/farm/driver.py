@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..core import records
@@ -21,7 +22,7 @@ from ..core.plan import Attempt, Plan, Stop
 from ..core.records import Ended, Started
 from ..core.resources import JobSlots, Resources
 from ..core.state import State
-from ..errors import WorkdirError
+from ..errors import Replaced, WorkdirError
 from . import host, leftovers
 from .agreement import Agreement
 from .allocation import SETTLE_S, Allocation, span
@@ -86,6 +87,8 @@ class Driver:
         self._hold_until = 0.0
         self._said: dict[str, float] = {}
         self._guardian_mourned = False
+        self._stays = False
+        """Whether it starts nothing any more, and may be here for a while."""
 
     @property
     def has_joined(self) -> bool:
@@ -99,7 +102,7 @@ class Driver:
         self._listen()
         try:
             if self._join():
-                while not self.plan.finished():
+                while not self._has_finished():
                     self._turn()
                 self._leave()
         finally:
@@ -110,20 +113,42 @@ class Driver:
     def _turn(self) -> None:
         """One round of the loop."""
         busy = self._reap()
-        self.act(self.plan.due(self._clock()))
-        if self._pace.next <= self._clock():
-            self._pace.run(self._clock)
-        if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
-            self._obey()
-        try:
+        with self._patience():
+            self.act(self.plan.due(self._clock()))
+            if self._pace.next <= self._clock():
+                self._pace.run(self._clock)
+            if self._signals or min(self._deadline, self.plan.until) <= self._clock() or self.link.gone:
+                self._obey()
             if self._hold_until <= self._clock():  # else it would take ever more, and start nothing
                 self.agreement.catch_up()
                 self.agreement.take()
+        try:
             busy = self._start() or busy
         except WorkdirError as error:  # a task's text that cannot be reached now
             self.hold(str(error))
         if not busy:
             self._wait()
+
+    def _has_finished(self) -> bool:
+        with self._patience():
+            if self.plan.finished():
+                return True
+        return False
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """What cannot be read or written now is said, and tried again: it costs no farmer and no task.
+
+        Not around what takes in an end or starts a task: that must not be done twice.
+        """
+        try:
+            yield
+        except Replaced as error:
+            self.agreement.give_up(str(error))
+        except WorkdirError as error:
+            self.hold(str(error))
+        except OSError as error:
+            self.hold(f"{error.filename or 'the workdir'} cannot be used now: {error.strerror}")
 
     # -- listening -----------------------------------------------------------------------------------------------------
 
@@ -261,6 +286,7 @@ class Driver:
                 Job(self.agreement.publish_every_s, self.agreement.publish_again),
                 Job(lambda: 0.5, self._show),
                 Job(lambda: 1.0, self._mind_the_end),
+                Job(lambda: 1.0, self._retire),
             ],
             now,
         )
@@ -274,7 +300,7 @@ class Driver:
         ends = self._doubts.judged(reaped, self.plan.running, self._clock(), stopping=stopping)
         if self.executor.trouble and self.plan.mode == "work":
             self.reporter.warn(self.executor.trouble)
-            self.agreement.retire(self.plan.drain())
+            self._drain()
         if not ends:
             return False
         now, wall = self._clock(), self.clock.wall()
@@ -377,7 +403,8 @@ class Driver:
             self.executor.let_go()
         back = self.plan.drain()
         self.act(self.plan.stop_all(self._clock(), hard=hard))
-        if wished and self.plan.running and self.config.rules.stop_grace_s > SOON_S:
+        self._stays = wished and self.config.rules.stop_grace_s > SOON_S
+        if self._stays and self.plan.running:
             self.agreement.retire(back)
         if hard:
             self.act(self.plan.due(self._clock()))
@@ -385,7 +412,16 @@ class Driver:
     def drain(self, why: str) -> None:
         """Start nothing any more; what runs may end."""
         self.reporter.say(f"{why}: nothing new is started")
+        self._drain()
+
+    def _drain(self) -> None:
+        self._stays = True
         self.agreement.retire(self.plan.drain())
+
+    def _retire(self) -> None:
+        """While what runs here may last for long, others may have what has come back since, to be done again."""
+        if self._stays:
+            self.agreement.give_back(self.plan.came_back())
 
     def act(self, stops: list[Stop]) -> None:
         """Tell these attempts to end."""
@@ -472,7 +508,8 @@ class Driver:
 
     def _wait(self) -> None:
         until = min(self._pace.next, self.plan.next_deadline, self._deadline, self.plan.until, self._doubts.next)
-        until = min(until, self.agreement.idle_until())
+        with self._patience():
+            until = min(until, self.agreement.idle_until())
         if self._hold_until > self._clock():
             until = min(until, self._hold_until)
         self.clock.wait(self._selector, max(0.0, until - self._clock()))

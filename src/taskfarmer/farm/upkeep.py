@@ -43,9 +43,11 @@ class Pace:
         """Do what is due."""
         for place, (due, job) in enumerate(self._jobs):
             if due <= clock():
-                job.do()
-                self._jobs[place] = clock() + job.every_s(), job
-        self.next = min(due for due, _ in self._jobs)
+                try:
+                    job.do()
+                finally:  # one that fails must not keep the others waiting
+                    self._jobs[place] = clock() + job.every_s(), job
+                    self.next = min(due for due, _ in self._jobs)
 
 
 class Heart:
