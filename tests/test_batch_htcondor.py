@@ -559,6 +559,19 @@ def test_states_of_jobs_in_the_queue(ad: dict[str, Any], state: JobState, reason
     assert (said[JobId("7.0")].state, said[JobId("7.0")].reason) == (state, reason)
 
 
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (1, ""), (6, "mend the program and release it"), (12, "see to the file and release it"),
+        (13, "see to the file and release it"), (21, "ask for more"), (26, "ask for more"), (34, "ask for more"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_a_held_job(code: int, remedy: str) -> None:
+    ad = {"ClusterId": 7, "ProcId": 0, "JobStatus": 5, "HoldReason": "why", "HoldReasonCode": code}
+    said, _ = polled(["7.0"], ads(ad))
+    assert said[JobId("7.0")].remedy == remedy
+
+
 @pytest.mark.parametrize(("ad", "status"), [
     ({"ExitCode": 0, "ExitBySignal": False}, 0),
     ({"ExitCode": 3, "ExitBySignal": False}, 3),

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from taskfarmer.batch import GONE, JobId, JobState, JobStatus, Limits, Needs, NoAnswer, Refused, Steps, Unsure, at_once
+from taskfarmer.batch.base import MORE
 from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake, FakeJob, Trouble
 from taskfarmer.batch.script import REVOKED
 from taskfarmer.core.model import Task
@@ -232,6 +233,16 @@ def test_a_job_that_ended_without_a_word_is_lost_a_while_later(world: World, sta
     world.system.end(world.job(0).id, status)
     assert not world.turns(LATE_S - 1)
     assert [end.reason for end in world.turns(60)] == ["lost"]
+
+
+@pytest.mark.parametrize("status", [-9, 0, None])
+def test_a_job_that_used_more_than_it_asked_for_is_no_loss(world: World, status: int | None) -> None:
+    """It ran again as often as it may be lost, and died each time."""
+    world.executor.start(launch(0))
+    world.turns(3)
+    world.system.end(world.job(0).id, status, reason="OUT_OF_MEMORY", remedy=MORE)
+    assert [(end.status, end.reason) for end in world.turns(60)] == [(-9, "")]
+    assert any("was ended (OUT_OF_MEMORY); ask for more" in text for text in world.said)
 
 
 def test_a_result_that_comes_up_late_counts(world: World) -> None:

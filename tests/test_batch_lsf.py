@@ -333,6 +333,7 @@ def test_ends(code: str, why: str, expected: tuple[JobState, int | None]) -> Non
     status = polled(answer_of({"JOBID": "7", "STAT": "EXIT", "EXIT_CODE": code, "EXIT_REASON": why}))[ASKED[0]]
     assert (status.state, status.exit_status) == expected
     assert why in status.reason
+    assert status.remedy == ("ask for more" if "MEMLIMIT" in why else "")
 
 
 def test_elements_in_both_ways() -> None:

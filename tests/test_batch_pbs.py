@@ -257,6 +257,7 @@ def test_ends(letter: str, attributes: dict[str, Any], expected: tuple[JobState,
     """256 and the signal; below 0 what PBS did itself. spec: calibration 12.5, 17.148"""
     status = polled(0, record("7.pbs1", job_state=letter, **attributes))[ASKED[0]]
     assert (status.state, status.exit_status) == expected
+    assert status.remedy == ("ask for more" if expected == (JobState.ENDED, None) else "")
 
 
 def test_folded_lines() -> None:

@@ -54,8 +54,8 @@ class JobStatus:
     """What a system says about a job. `exit_status`: 0..255, or minus the signal that ended its script; None: not said.
 
     `reason` is the system's own word for it, or why it waits; `host` where it runs or ran, as far as was said.
-    `remedy`: what to do about a held job that nobody can release, or a lost one that no node can have; empty: to
-    release it is what there is to do.
+    `remedy`: what to do about a held job that nobody can release, a lost one that no node can have, or one that ended
+    since it used more than it asked for; empty: there is nothing to do, but for a held one, to release it.
     """
 
     state: JobState
@@ -66,6 +66,8 @@ class JobStatus:
 
 
 GONE = JobStatus(JobState.GONE)
+MORE = "ask for more"
+"""The remedy for a job that used more than it asked for: memory, mostly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,20 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .base import GONE, JobId, JobState, JobStatus, NoAnswer, Outcome, Refused, Submitted, Unsure
+from .base import GONE, MORE, JobId, JobState, JobStatus, NoAnswer, Outcome, Refused, Submitted, Unsure
 from .calls import Answer
 from .condor_description import TIME_IS_UP
 
 _SPOOLING = 16
+_REMEDIES = {
+    6: "mend the program and release it",
+    12: "see to the file and release it",
+    13: "see to the file and release it",
+    21: MORE,
+    26: MORE,
+    34: MORE,
+}
+"""By the code for which a job is held; after any other it can be released. 21: the machine's policy, 26: the pool's."""
 _FACTORY_HELD, _FACTORY_REMOVED = 1, 3
 
 # In the words of condor_submit and of the bindings. All that is not unsure came to nothing for certain.
@@ -170,7 +179,8 @@ def _held(ad: Mapping[str, Any]) -> JobStatus:
         return JobStatus(JobState.LOST, reason=reason)
     if code == _SPOOLING:
         return JobStatus(JobState.QUEUED, reason=reason)
-    return JobStatus(JobState.HELD, reason=f"{reason} (code {code}" + (f", {subcode})" if subcode else ")"))
+    code_words = f"(code {code}, {subcode})" if subcode else f"(code {code})"
+    return JobStatus(JobState.HELD, reason=f"{reason} {code_words}", remedy=_REMEDIES.get(code or 0, ""))
 
 
 def _ended(ad: Mapping[str, Any], host: str) -> JobStatus:

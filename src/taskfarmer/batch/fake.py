@@ -119,9 +119,9 @@ class Fake(BatchSystem):
                 job.starts += 1
                 self.on_start(job)
 
-    def end(self, job: JobId, status: int = 0) -> None:
+    def end(self, job: JobId, status: int | None = 0, *, reason: str = "", remedy: str = "") -> None:
         """A job's program ended: with 0..255, or by a signal, minus its number."""
-        self.jobs[job].status = JobStatus(JobState.ENDED, status, host="fake1")
+        self.jobs[job].status = JobStatus(JobState.ENDED, status, reason, "fake1", remedy)
 
     def lose(self, job: JobId, why: str = "NODE_FAIL") -> None:
         """A job was ended by the system."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from .base import (
     GONE,
+    MORE,
     BatchSystem,
     JobId,
     JobState,
@@ -56,7 +57,8 @@ STATES = {
     "EXIT": JobState.ENDED,  # or lost: see `_exited`
 }
 """What `STAT` means; UNKWN and ZOMBI, whose host is silent, may live, as may what is not here."""
-OWN_ENDS = frozenset("TERM_EXTERNAL_SIGNAL TERM_MEMLIMIT TERM_SWAP TERM_PROCESSLIMIT TERM_THREADLIMIT".split())
+USED_MORE = frozenset("TERM_MEMLIMIT TERM_SWAP TERM_PROCESSLIMIT TERM_THREADLIMIT".split())
+OWN_ENDS = USED_MORE | {"TERM_EXTERNAL_SIGNAL"}
 """Exit reasons that are the job's doing; after all others it is lost."""
 SUBMITTED = re.compile(r"Job <(\d+)> is submitted")
 REFUSED = re.compile(
@@ -367,4 +369,4 @@ def _exited(code: str, why: str, host: str) -> JobStatus:
         return JobStatus(JobState.LOST, reason=why or "ended before it was started", host=host)
     if word in OWN_ENDS and 128 < status < 128 + 65:
         status = 128 - status
-    return JobStatus(JobState.ENDED, status, reason=why, host=host)
+    return JobStatus(JobState.ENDED, status, reason=why, host=host, remedy=MORE if word in USED_MORE else "")

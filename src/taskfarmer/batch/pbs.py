@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from .base import (
     GONE,
+    MORE,
     BatchSystem,
     JobId,
     JobState,
@@ -294,7 +295,7 @@ def _ended(code: str, substate: str, comment: str, host: str) -> JobStatus:
     status = int(code) if re.fullmatch(r"-?\d+", code) else None
     over_memory = status in OVER_MEMORY or re.search(r"exceeded resource v?mem", comment)
     if over_memory:
-        return JobStatus(JobState.ENDED, None, comment or "memory limit", host)
+        return JobStatus(JobState.ENDED, None, comment or "memory limit", host, MORE)
     if status is None or status < 0 or substate == TERMINATED or re.search(r"exceeded resource|terminated$", comment):
         return JobStatus(JobState.LOST, reason=comment or "deleted", host=host)
     return JobStatus(JobState.ENDED, status if status < 256 else 256 - status, host=host)

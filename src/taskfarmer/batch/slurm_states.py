@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from .base import JobState, JobStatus
+from .base import MORE, JobState, JobStatus
 from .script import UNSEEN
 
 STATES: Final[Mapping[str, JobState]] = {
@@ -101,7 +101,9 @@ def ended(said: str, code: str, reason: str, host: str) -> JobStatus:
     if exited and number:
         return JobStatus(JobState.LOST, None, reason or said, host)
     status = exit_status(code, failed=not said.startswith("COMPLETED"))
-    return JobStatus(JobState.ENDED, status, said if said.startswith("OUT") else reason, host)
+    if said.startswith("OUT"):
+        return JobStatus(JobState.ENDED, status, said, host, MORE)
+    return JobStatus(JobState.ENDED, status, reason, host)
 
 
 @lru_cache(maxsize=256)

@@ -49,7 +49,7 @@ class Ends:
             self.take_in_results(batch)
             for number, element in list(batch.elements.items()):
                 if (end := self._without_result(batch, number, element, now)) is not None:
-                    if end.reason in ("lost", "nostart"):
+                    if end.reason in ("lost", "nostart", ""):
                         self._left.over(batch.name, [number])
                     self._batches.end(end)
         return True
@@ -100,7 +100,8 @@ class Ends:
     # -- jobs that are over and wrote nothing
 
     def _without_result(self, batch: Batch, number: int, element: Element, now: float) -> Exit | None:
-        """Return the end of a job that is over and has written none: it was lost, whatever its script's status says.
+        """Return the end of a job that is over and has written none: it was lost, whatever its script's status says,
+        unless it used more than it asked for; then its task failed, since the same would happen again.
 
         Before that is said the result is looked for by its name, once, since the list may be older than that.
         """
@@ -117,6 +118,9 @@ class Ends:
             return end
         if told:
             return Exit(id, TOLD, reason="nostart" if element.given_up else "lost")
+        if status.state is JobState.ENDED and status.remedy:
+            self._scheduler.say(f"task {id}: job {batch.job(number)} was ended ({status.reason}); {status.remedy}")
+            return Exit(id, status.exit_status or KILLED, reason="")
         self._scheduler.say(f"task {id}: job {batch.job(number)} is lost ({_why_lost(batch, status)})")
         return Exit(id, KILLED, reason="lost")
 
