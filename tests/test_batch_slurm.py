@@ -518,13 +518,30 @@ def test_an_answer_without_an_id_leaves_it_open(said: str) -> None:
     assert isinstance(outcome(0, said), Unsure)
 
 
+FAILED = "Batch job submission failed"
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "again"),
     [
         ("Batch job submission failed: Invalid partition name specified", Refused, False),
         ("Batch job submission failed: Invalid job array specification", Refused, False),
-        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)", Refused, True),
-        ("QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: policy", Refused, True),
+        (f"{FAILED}: Requested time limit is invalid (missing or exceeds some limit)", Refused, False),
+        (f"{FAILED}: Time limit specification required, but not provided", Refused, False),
+        (f"{FAILED}: Invalid time-min specification (exceeds job's time or other limits)", Refused, False),
+        (f"QOSMaxWallDurationPerJobLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"QOSMaxCpuPerJobLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"QOSMaxCpuMinutesPerJobLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"QOSMaxMemoryPerNode\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"AssocMaxNodePerJobLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"AssocMaxGRESPerJob\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"QOSMinCpuNotSatisfied\nsbatch: error: {FAILED}: {POLICY}", Refused, False),
+        (f"{FAILED}: {POLICY}", Refused, True),
+        (f"QOSMaxSubmitJobPerUserLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, True),
+        (f"QOSGrpSubmitJobsLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, True),
+        (f"AssocMaxSubmitJobLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, True),
+        (f"AssocGrpCpuLimit\nsbatch: error: {FAILED}: {POLICY}", Refused, True),
         ("Batch job submission failed: Unable to contact slurm controller (connect failure)", Refused, True),
         ("Batch job submission failed: Slurm temporarily unable to accept job, sleeping and retrying", Refused, True),
         ("Batch job submission failed: Socket timed out on send/recv operation", Unsure, False),

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,37 @@ def test_refusals_are_shown_in_slurms_words(cluster: Farm, slurm: Slurm) -> None
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
         assert why in result.stderr
     assert not slurm.queue()
+
+
+@pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])
+def test_more_time_than_a_partition_gives_is_no_matter_of_waiting(
+    cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, number: tuple[str, int]
+) -> None:
+    faults = Faults(cluster.path / "faults", ["sbatch"], cluster.env["PATH"])
+    monkeypatch.setenv("PATH", f"{faults.directory}:{cluster.env['PATH']}")
+    cluster.write("true")
+    with short_partition(slurm):
+        result = call("submit", cluster.list, "--batch", "slurm", *number, "--queue", "short", "--time", "1h")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "Requested time limit is invalid" in result.stderr
+    assert "correct the options" in result.stderr
+    assert faults.calls()["sbatch"] == 1
+    assert not slurm.queue()
+
+
+@contextmanager
+def short_partition(slurm: Slurm) -> Iterator[None]:
+    """For so long there is a partition whose jobs have 5 minutes at most, and others are refused."""
+    configuration = slurm.state / "slurm.conf"
+    before = configuration.read_text()
+    more = "EnforcePartLimits=ALL\nPartitionName=short State=UP Nodes=ALL MaxTime=5\n"
+    try:
+        configuration.write_text(before + more)
+        slurm.call("scontrol", "reconfigure")
+        yield
+    finally:
+        configuration.write_text(before)
+        slurm.call("scontrol", "reconfigure")
 
 
 @pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])

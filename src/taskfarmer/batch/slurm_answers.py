@@ -22,7 +22,13 @@ DEFAULT_ARRAY = 1000
 _SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*)?")
 _UNKNOWN_ID = "Invalid job id"
 _BUSY = ("temporarily unable", "Resource temporarily unavailable", "Unable to contact", "Limit", "limit")
-"""Words of refusals that may be none later."""
+"""Words of refusals that may be none later, unless `_NEVER` is among them."""
+_NEVER = re.compile(
+    r"\btime limit\b|time-min|\b(?:QOS|Assoc)(?:Max\w*Per(?:Job|Node)(?:Limit)?|Min\w+)\b", re.IGNORECASE
+)
+"""Words of refusals that speak of a limit and stay as they are: a job that asks for more than one may have, as in
+`Requested time limit is invalid`, `QOSMaxWallDurationPerJobLimit`, `AssocMaxMemPerNode`; not so `time limits`, which
+Slurm has in what it says of any policy, and `QOSMaxSubmitJobPerUserLimit`."""
 _IN_DOUBT = ("timed out", "Zero Bytes", "Connection reset", "Unexpected message", "Communication connection failure")
 """Words after which the controller may have taken the job: the message went out and the answer did not come in."""
 _FORGIVEN = (_UNKNOWN_ID, "already completing or completed", "Job/step already")
@@ -40,7 +46,8 @@ def submitted(answer: Answer, count: int) -> Outcome:
         return Submitted(tuple(JobId(f"{ids[-1]}_{n}" if count > 1 else ids[-1]) for n in range(1, count + 1)))
     if answer.status < 0 or not said or answer.status == HUNG or any(word in said for word in _IN_DOUBT):
         return Unsure(answer.trouble)
-    return Refused(said.replace("sbatch: error: ", ""), again=any(word in said for word in _BUSY))
+    again = any(word in said for word in _BUSY) and not _NEVER.search(said)
+    return Refused(said.replace("sbatch: error: ", ""), again=again)
 
 
 def is_cancelled(answer: Answer) -> bool:

@@ -218,11 +218,15 @@ class Keeper:
             outcome = request.outcome
             if request.kind == "pilots" and isinstance(outcome, Refused):
                 if not (outcome.again or self._has_worked(options_of(request))):
-                    raise InputError(f"{self.keep.plan.batch} refuses the pilots: {outcome.why}")
+                    raise self._refusal(outcome)
                 if not self.once:  # between rounds of cron there is time enough
                     self._submitting.failed(self.clock(), chance())
                 notes.append(f"refused: {outcome.why}")
         return notes
+
+    def _refusal(self, outcome: Refused) -> InputError:
+        hint = "correct the options, and run it again"
+        return InputError(f"{self.keep.plan.batch} refuses the pilots: {outcome.why}", hint=hint)
 
     def _has_worked(self, options: str) -> bool:
         made = (request for request in self.pilots.requests() if isinstance(request.outcome, Submitted))
@@ -260,7 +264,7 @@ class Keeper:
                 continue
             if isinstance(outcome, Refused):
                 if not (outcome.again or self._began or done):
-                    raise InputError(f"{self.keep.plan.batch} refuses the pilots: {outcome.why}")
+                    raise self._refusal(outcome)
                 self._submitting.failed(self.clock(), chance())
                 notes.append(f"refused: {outcome.why}")
             elif outcome is not None:
