@@ -372,7 +372,19 @@ def sbatch(environ: Mapping[str, str], **needs: Any) -> Call:
 def test_sbatch_hands_on_little_of_the_environment() -> None:
     """By `--export=NONE` each element would wait for a login environment of its own."""
     shells = {"SECRET": "x", "LD_LIBRARY_PATH": "/x", "PYTHONPATH": "/y", "SLURM_GET_USER_ENV": "1", "PATHS": "z"}
-    assert sbatch({**THEIRS, **shells}).environ == {**THEIRS, "SLURM_BITSTR_LEN": "0"}
+    assert sbatch({**THEIRS, **shells}).environ == THEIRS
+
+
+def test_nothing_of_a_job_that_submits_reaches_those_that_it_submits() -> None:
+    """They would take its end for their own, and what they do to themselves would be done to it."""
+    ours = {
+        "SLURM_JOB_ID": "79", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3", "SLURM_MEM_PER_NODE": "256",
+        "SLURM_RESTART_COUNT": "7", "SLURM_JOB_END_TIME": "1", "SLURM_UMASK": "0077", "SLURM_HINT": "nomultithread",
+        "SBATCH_MEM_BIND": "local", "SBATCH_MEM_BIND_TYPE": "local", "SLURM_CONF_OUT": "x",
+    }  # fmt: skip
+    clients = {**THEIRS, "SLURM_CONF_SERVER": "c1", "SLURM_JWT": "x", "SLURM_CLUSTERS": "c", "SBATCH_HINT": "x"}
+    assert sbatch({**clients, **ours}).environ == clients
+    assert sbatch({**clients, **ours, "SECRET": "x"}, native=["--export=ALL"]).environ == {**clients, "SECRET": "x"}
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,23 @@ def test_kept_by_a_job_of_its_own(cluster: Farm, slurm: Slurm) -> None:
     assert {pilot["kind"] for pilot in pilots(cluster)} == {"keeper", "pilots"}
 
 
+@pytest.mark.parametrize("native", [(), ("--", "--export=ALL")])
+def test_a_pilot_that_a_job_submitted_takes_nothing_of_that_job_for_its_own(
+    cluster: Farm, slurm: Slurm, native: tuple[str, ...]
+) -> None:
+    told = "ARRAY_JOB_ID ARRAY_TASK_ID MEM_PER_NODE NTASKS RESTART_COUNT".split()
+    cluster.write("echo $SLURM_JOB_ID " + " ".join(f"${{SLURM_{name}-none}}" for name in told))
+    words = shlex.join([*SUBMIT, str(cluster.list), "--batch", "slurm", "--jobs", "1", *native])
+    outer = f"export SLURM_NTASKS=9 SLURM_RESTART_COUNT=7 SLURM_JOB_END_TIME=1; cd {cluster.path}; {words}"
+    output = cluster.path / "outer"
+    job = slurm.submit("--array=3", "--mem=256", "-o", output, "--wrap", outer, env=cluster.env)
+    slurm.wait_for(job)
+    assert "submitted 1 pilot to Slurm" in output.read_text()
+    all_finished(cluster, 1)
+    (pilot,) = pilots(cluster)
+    assert cluster.log(0).split() == [pilot["job"], *["none"] * len(told)]
+
+
 def test_a_farmer_on_each_node(cluster: Farm, slurm: Slurm) -> None:
     cluster.write(*["echo $SLURMD_NODENAME; sleep 0.5"] * 24)
     submit(cluster, "--jobs", 1, "--nodes", 2, "--slots", 4)

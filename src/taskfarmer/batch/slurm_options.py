@@ -35,9 +35,15 @@ _TOGETHER = (
 """Options that say the same thing in several ways: whoever gives one of them replaces all of ours."""
 _HANDED_ON = re.compile(
     "(HOME|USER|LOGNAME|SHELL|PATH|LANG|LC_[A-Z]+|TZ|KRB5CCNAME|MODULE(SHOME|PATH)|LMOD_(PKG|CMD|DIR))$"
-    "|SLURM_(?!GET_USER_ENV$)|(SBATCH|SPANK)_"
+    "|(SLURM|SBATCH|SPANK)_"
 )
 """What jobs get of the environment: who submits, where programs and modules are, and what Slurm's commands want."""
+_OF_A_JOB = re.compile("SLURM_(?!(CONF|CONF_SERVER|JWT|CLUSTERS)$)|SBATCH_MEM_BIND")
+"""What Slurm tells a job about itself, or takes from it: all of its variables but those by which its commands find the
+controller. Within a job they are that job's; what Slurm does not set anew would be believed of ours: an id that is
+another's (`SLURM_ARRAY_JOB_ID`), its end, its memory, its umask. By what they begin with, since each version has more
+of them; for what of it was the user's own (`SLURM_HINT`) `sbatch` has options.
+"""
 _PREAMBLE = (
     # What a site's or a user's --export=NONE would otherwise do to `srun` within the job, and a login without a PATH.
     "SLURM_EXPORT_ENV=ALL; export SLURM_EXPORT_ENV",
@@ -185,8 +191,10 @@ def directive(key: str, value: object) -> str:
 
 
 def environment(submission: Submission, environ: Mapping[str, str]) -> dict[str, str] | None:
-    """Return what `sbatch` gets of the environment, if not all of it."""
-    return None if _exports(submission, environ) else handed_on(environ)
+    """Return what `sbatch` gets of the environment, if not all of it: nothing that tells of a job that submits it."""
+    if not _exports(submission, environ):
+        return handed_on(environ)
+    return _of_no_job(environ) if "SLURM_JOB_ID" in environ else None
 
 
 def _exports(submission: Submission, environ: Mapping[str, str]) -> bool:
@@ -200,4 +208,8 @@ def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what `sbatch` gets of the environment, and so the jobs: they are not to hang on what a shell had loaded,
     and those of a keeper elsewhere are to be like those from the shell.
     """
-    return {name: value for name, value in environ.items() if _HANDED_ON.match(name)}
+    return {name: value for name, value in _of_no_job(environ).items() if _HANDED_ON.match(name)}
+
+
+def _of_no_job(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not _OF_A_JOB.match(name)}
