@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +189,25 @@ def test_a_farmer_on_each_node(cluster: Farm, slurm: Slurm) -> None:
     assert {cluster.log(task).strip() for task in range(24)} == {"n1", "n2"}
 
 
+def test_the_farmer_of_one_node_may_leave_long_before_that_of_another(cluster: Farm, slurm: Slurm) -> None:
+    """Though the site has Slurm end a step some time after the first of its processes has ended."""
+    cluster.write(*["until [ -e go ]; do sleep 0.1; done"] * 2)
+    with configured(slurm, "WaitTime=1"):
+        submit(cluster, "--jobs", 1, "--nodes", 2, "--slots", 1)
+        cluster.wait_for_runs(2)
+        call("stop", cluster.workdir, "--farmer", said("status", cluster.workdir)["farmers"][0]["id"])
+        wait_for(lambda: alive(cluster) == 1, "one farmer to leave", LIMIT_S)
+        time.sleep(3)
+        (cluster.path / "go").touch()
+        all_finished(cluster, 2)
+    assert lost(cluster) == 1
+
+
+def alive(farm: Farm) -> int:
+    """Return how many farmers are at work."""
+    return sum(farmer["standing"] == "alive" for farmer in said("status", farm.workdir)["farmers"])
+
+
 def test_two_clusters_on_one_workdir(cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither buries, replaces or cancels the other's pilots, though job ids mean something else on each."""
     cluster.write(*["until [ -e go ]; do sleep 0.1; done"] * 12)
@@ -251,7 +271,7 @@ def test_more_time_than_a_partition_gives_is_no_matter_of_waiting(
     faults = Faults(cluster.path / "faults", ["sbatch"], cluster.env["PATH"])
     monkeypatch.setenv("PATH", f"{faults.directory}:{cluster.env['PATH']}")
     cluster.write("true")
-    with short_partition(slurm):
+    with configured(slurm, "EnforcePartLimits=ALL", "PartitionName=short State=UP Nodes=ALL MaxTime=5"):
         result = call("submit", cluster.list, "--batch", "slurm", *number, "--queue", "short", "--time", "1h")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
     assert "Requested time limit is invalid" in result.stderr
@@ -261,13 +281,12 @@ def test_more_time_than_a_partition_gives_is_no_matter_of_waiting(
 
 
 @contextmanager
-def short_partition(slurm: Slurm) -> Iterator[None]:
-    """For so long there is a partition whose jobs have 5 minutes at most, and others are refused."""
+def configured(slurm: Slurm, *lines: str) -> Iterator[None]:
+    """For so long Slurm's configuration has more lines."""
     configuration = slurm.state / "slurm.conf"
     before = configuration.read_text()
-    more = "EnforcePartLimits=ALL\nPartitionName=short State=UP Nodes=ALL MaxTime=5\n"
     try:
-        configuration.write_text(before + more)
+        configuration.write_text(before + "\n".join([*lines, ""]))
         slurm.call("scontrol", "reconfigure")
         yield
     finally:

@@ -43,12 +43,15 @@ TELLS_ITS_END = ("slurm", "lsf", "htcondor")
 
 
 def on_each_node(system: str, nodes: int, cpus: int) -> tuple[str, ...]:
-    """Return the words that start a command on each node of a job, and hand on signals; empty: it cannot."""
+    """Return the words that start a command on each node of a job, and hand on signals; empty: it cannot.
+
+    Neither the end nor the status of one ends the others, whatever the site does by itself (Slurm's `WaitTime`).
+    """
     if system != "slurm":
         return ()
     return (
         "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}",
-        "--kill-on-bad-exit=0", "--export=ALL",
+        "--wait=0", "--kill-on-bad-exit=0", "--export=ALL",
     )  # fmt: skip
 
 
