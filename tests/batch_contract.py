@@ -581,6 +581,7 @@ class BatchSystemContract:
         other, others = site.submit("exit 0")
         by_element = dict(enumerate(jobs, 1))
         assert site.find(submission.name) == by_element
+        assert site.carry_out(site.system.find_recent(submission.name)) == by_element
         site.wait(jobs[:1], R)
         site.wait(others, E)
         assert site.find(submission.name) == by_element
@@ -681,6 +682,8 @@ class BatchSystemContract:
             site.answered(site.system.poll(jobs), answer)
         with pytest.raises(NoAnswer):
             site.answered(site.system.find("tf0123456789ab"), answer)
+        with pytest.raises(NoAnswer):
+            site.answered(site.system.find_recent("tf0123456789ab"), answer)
         if status in (HUNG, MISSING):
             with pytest.raises(NoAnswer):
                 site.answered(site.system.cancel(jobs), answer)

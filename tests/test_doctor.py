@@ -234,6 +234,17 @@ def test_one_that_does_not_answer_is_an_error_in_its_own_words(world: World) -> 
     assert re.search(r"^1 error\b", done.stdout, re.MULTILINE)
 
 
+def test_accounts_that_are_away_are_a_warning(world: World) -> None:
+    """Slurm takes jobs all the same."""
+    world.slurm(sacct="echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1")
+    done = world.doctor()
+    assert done.returncode == 0, done.stdout
+    (line,) = re.findall(r"^  warning +(Slurm.*)", done.stdout, re.MULTILINE)
+    assert "cannot tell of jobs of the past: sacct ended with status 1: sacct: error: Problem talking" in line
+    assert "; try `sacct " in line
+    assert re.search(r"^  slurm +answers +slurm 23.11.4 +arrays of up to 1000", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "answer", [r"printf '\377\000\033[31m|%s' \200", ":", "exit 1", "kill -9 $$", "echo 7 8; exit 3"]
 )

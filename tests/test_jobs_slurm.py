@@ -185,6 +185,15 @@ def test_what_is_refused_for_good_is_said_in_slurm_s_words(jobs: Farm, option: t
     assert not ran(jobs)
 
 
+def test_what_is_refused_while_the_accounts_are_away_is_said_at_once(jobs: Farm, faults: Faults) -> None:
+    faults.lay("sacct", *["exit 1 sacct: error: Problem talking to the database: Connection refused"] * 1000)
+    write(jobs, "true", "true")
+    done = jobs.run(*JOBS, "--queue", "nope")
+    assert done.status == 3
+    assert "invalid partition" in (done.out + done.err).lower(), done
+    assert faults.calls()["sbatch"] == 1
+
+
 @pytest.mark.long
 def test_a_command_that_ends_well_and_submits_nothing_is_refused_in_its_last_words(jobs: Farm, faults: Faults) -> None:
     write(jobs, "true", "true", "true")

@@ -264,6 +264,44 @@ def test_refusals_are_shown_in_slurms_words(cluster: Farm, slurm: Slurm) -> None
     assert not slurm.queue()
 
 
+@pytest.fixture
+def without_accounts(cluster: Farm, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """Have `sacct` fail as it does while slurmdbd is away; `sbatch` is counted."""
+    faults = Faults(cluster.path / "faults", ["sbatch", "sacct"], cluster.env["PATH"])
+    monkeypatch.setenv("PATH", f"{faults.directory}:{cluster.env['PATH']}")
+    faults.lay("sacct", *["exit 1 sacct: error: Problem talking to the database: Connection refused"] * 1000)
+    return faults
+
+
+@pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])
+def test_a_refusal_is_one_while_the_accounts_are_away(
+    cluster: Farm, slurm: Slurm, without_accounts: Faults, number: tuple[str, int]
+) -> None:
+    cluster.write("true")
+    result = call("submit", cluster.list, "--batch", "slurm", *number, "--queue", "nope")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.output
+    assert "nvalid partition" in result.stderr
+    assert without_accounts.calls() == {"sbatch": 1}
+    assert not slurm.queue()
+
+
+def test_in_doubt_nothing_is_submitted_while_the_accounts_are_away(
+    cluster: Farm, slurm: Slurm, without_accounts: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They alone may know what became of the first."""
+    monkeypatch.setattr(submissions, "UNSURE_S", 0.5)
+    cluster.write(*["true"] * 4)
+    without_accounts.lay("sbatch", "exit 1 sbatch: error: Socket timed out on send/recv operation")
+    result = call("submit", cluster.list, "--batch", "slurm", "--jobs", 2)
+    assert result.exit_code == 3, result.output
+    assert without_accounts.calls()["sbatch"] == 1
+    assert without_accounts.calls()["sacct"] > 0
+    without_accounts.lift()
+    submit(cluster, "--jobs", 2)
+    assert without_accounts.calls()["sbatch"] == 2
+    all_finished(cluster, 4)
+
+
 @pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])
 def test_more_time_than_a_partition_gives_is_no_matter_of_waiting(
     cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, number: tuple[str, int]

@@ -250,6 +250,15 @@ class BatchSystem(ABC):
             NoAnswer: the system cannot be asked now.
         """
 
+    def find_recent(self, name: str) -> Steps[dict[int, JobId]]:
+        """As `find`, of a submission whose command has ended a moment ago: accounts of the past need not be asked, and
+        may be away while jobs are taken.
+
+        Raises:
+            NoAnswer: the system cannot be asked now.
+        """
+        return self.find(name)
+
     @abstractmethod
     def limits(self) -> Steps[Limits]:
         """Say what the site allows; what cannot be learnt is left at its default."""

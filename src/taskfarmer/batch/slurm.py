@@ -111,18 +111,23 @@ class Slurm(BatchSystem):
             raise NoAnswer(answer.trouble)
 
     def find(self, name: str) -> Steps[dict[int, JobId]]:
-        """Look for the name among the user's jobs: as job name, in the comment, or as working directory.
-
-        What no node can have is refused, and stands in the queue as a job that failed; it is none.
-        """
-        answer = answered((yield about_jobs("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", SQUEUE_NAMES)))
-        if found := named(answer, name):
+        """Look for the name among the user's jobs, then in the accounts."""
+        if found := (yield from self.find_recent(name)):
             return found
         fields = f"--format={SACCT_NAMES}"
         answer = yield about_jobs("sacct", "-n", "-P", "-X", "-S", "now-7days", fields)
         if answer.never_ran or (answer.status == 1 and "accounting storage is disabled" in answer.err):
             return {}
         return named(answered(answer), name)
+
+    def find_recent(self, name: str) -> Steps[dict[int, JobId]]:
+        """Look for the name among the jobs that the controller knows, the user's: as job name, in the comment, or as
+        working directory. It knows a job as soon as it has taken it, and for `MinJobAge` after its end.
+
+        What no node can have is refused, and stands in the queue as a job that failed; it is none.
+        """
+        answer = answered((yield about_jobs("squeue", "--me", "-h", "-a", "-r", "-t", "all", "-O", SQUEUE_NAMES)))
+        return named(answer, name)
 
     def limits(self) -> Steps[Limits]:
         """Read them from the controller's configuration."""

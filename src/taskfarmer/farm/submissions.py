@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,13 +132,15 @@ class Submissions:
     def submit(self, system: BatchSystem, request: Request) -> Steps[Request]:
         """Hand it over, and write down what became of it; return the request with its outcome.
 
-        A refusal is not taken at its word: a command that failed may have been heard all the same.
+        A refusal is not taken at its word: a command that failed may have been heard all the same. What it would have
+        submitted is in the queue, or has just left it: accounts of the past that are away are no reason for doubt.
         """
         outcome = yield from _handed_over(system, request.submission)
         if not isinstance(outcome, Refused):
             return self.answered(request, outcome)
         try:
-            return (yield from self._given_up(system, request, outcome))
+            found = yield from self._revoked(request, system.find_recent)
+            return (yield from self._given_up(system, request, outcome, found))
         except NoAnswer as error:
             return self.answered(request, Unsure(f"{outcome.why}; {error}"))
 
@@ -178,7 +180,8 @@ class Submissions:
             return self.answered(request, Submitted(_in_order(found, request.submission.count)))
         if now - request.time < (UNSURE_S if isinstance(request.outcome, Unsure) else SETTLED_S):
             return request
-        return (yield from self._given_up(system, request, self._why_not(request)))
+        found = yield from self._revoked(request, system.find)
+        return (yield from self._given_up(system, request, self._why_not(request), found))
 
     def _why_not(self, request: Request) -> Refused:
         """Return what it means that nothing came of an open request; for good: see the head of this module."""
@@ -206,10 +209,15 @@ class Submissions:
                 return True
         return False
 
-    def _given_up(self, system: BatchSystem, request: Request, refused: Refused) -> Steps[Request]:
-        """See to it that nothing of a submission runs; what of it runs already, is taken for what it is."""
+    def _revoked(self, request: Request, find: Callable[[str], Steps[dict[int, JobId]]]) -> Steps[dict[int, JobId]]:
+        """See to it that nothing of a submission begins from now on; return what of it there is."""
         self.revoke(request)
-        found = yield from system.find(request.submission.name)
+        return (yield from find(request.submission.name))
+
+    def _given_up(
+        self, system: BatchSystem, request: Request, refused: Refused, found: Mapping[int, JobId]
+    ) -> Steps[Request]:
+        """See to it that nothing of a submission runs; what of it runs already, is taken for what it is."""
         if not found:
             return self.answered(request, refused)
         states = yield from system.poll(found.values())

@@ -19,9 +19,10 @@ NOBODYS = "tf000000000000"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduler:
-    """A batch system. `here`: its commands are; `answers`: None if it was not asked; `trouble`: why it does not, in its
-    own words, and `command`: what was asked. `elements` of an array and `jobs` of one user at most, None: not known.
-    `title` is empty if its class cannot be loaded; of its `programs` the first tells whether it is here.
+    """A batch system. `here`: its commands are; `answers`: None if it was not asked; `trouble`: why it does not, or, if
+    it does, why it cannot tell of the past, in its own words, and `command`: what was asked. `elements` of an array and
+    `jobs` of one user at most, None: not known. `title` is empty if its class cannot be loaded; of its `programs` the
+    first tells whether it is here.
     """
 
     name: str
@@ -64,7 +65,11 @@ def scheduler(name: str, environ: Mapping[str, str]) -> Scheduler:
     _, trouble = _asked(lambda: system.find(NOBODYS), inquirer)
     known = replace(known, version=version or "", answers=not trouble, trouble=trouble)
     if trouble:
-        return replace(known, command=shlex.join(inquirer.last))
+        known = replace(known, command=shlex.join(inquirer.last))
+        _, silent = _asked(lambda: system.find_recent(NOBODYS), inquirer)
+        if silent:
+            return known
+        known = replace(known, answers=True)
     limits, _ = _asked(system.limits, inquirer)
     limits = limits or Limits()
     return replace(known, elements=limits.elements, jobs=limits.jobs)
@@ -100,3 +105,8 @@ def scheduler_problems(found: Mapping[str, Scheduler]) -> Iterator[Problem]:
             remedy = f"try `{system.command}`, and ask the site" if system.command else "ask the site"
             make = error if name == auto else warning
             yield make(system.title, f"it does not answer: {system.trouble}", remedy)
+        elif system.trouble:
+            text = f"it answers, and cannot tell of jobs of the past: {system.trouble}"
+            yield warning(
+                system.title, text, f"try `{system.command}`, and ask the site; jobs are submitted all the same"
+            )
