@@ -28,6 +28,11 @@ LIMIT_S = 90.0
 @pytest.fixture
 def cluster(lone: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
     """A farm whose commands know the test's Slurm; afterwards nothing may be left in its queue."""
+    yield from on(slurm, lone, monkeypatch)
+
+
+def on(slurm: Slurm, lone: Farm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """Yield a farm whose commands know a Slurm; afterwards nothing may be left in its queue."""
     lone.env |= slurm.env
     for name, value in lone.env.items():
         monkeypatch.setenv(name, value)
@@ -120,6 +125,42 @@ def test_a_requeued_pilot_goes_on(cluster: Farm, slurm: Slurm) -> None:
     all_finished(cluster, 20)
     (pilot,) = pilots(cluster)
     assert len(pilot["farmers"]) == 2
+
+
+@pytest.fixture(scope="module")
+def preempting() -> Iterator[Slurm]:
+    """A Slurm that puts jobs back into the queue where those of another partition go first."""
+    partitions = {"main": "Nodes=ALL Default=YES PriorityTier=1", "first": "Nodes=ALL PriorityTier=9"}
+    conf = {"PreemptType": "preempt/partition_prio", "PreemptMode": "REQUEUE"}
+    with slurm_with(Settings(nodes=1, partitions=partitions, conf=conf)) as made:
+        yield made
+
+
+@pytest.fixture
+def preempted(lone: Farm, preempting: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """A farm on that."""
+    yield from on(preempting, lone, monkeypatch)
+
+
+@pytest.mark.parametrize("how", [("submit", "--jobs", "1", "--slots", "2"), ("run", "--one-job-per-task")])
+def test_what_runs_in_a_job_that_is_preempted_and_requeued_runs_again(
+    preempted: Farm, preempting: Slurm, how: tuple[str, ...]
+) -> None:
+    """It has not failed, though no retry is allowed, and counts once: as an attempt that was stopped or as the same."""
+    preempted.write(*["echo x >>ran.$PROC_NUMBER; [ $(wc -l <ran.$PROC_NUMBER) -gt 1 ] || sleep 100"] * 2)
+    command, *options = how
+    farmer = preempted.start_command(*TASKFARMER, command, preempted.list, "--batch", "slurm", *options)
+    preempted.wait_for_runs(2)
+    (job, *_) = {id_.partition("_")[0] for id_ in preempting.queue()}
+    first = preempting.submit("-p", "first", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    preempting.wait_for(first, "COMPLETED")
+    all_finished(preempted, 2)
+    assert farmer.wait(LIMIT_S).status == 0
+    assert [(preempted.path / f"ran.{task}").read_text() for task in range(2)] == ["x\nx\n"] * 2
+    assert preempting.detail(job, "Restarts") == "1"
+    for task in range(2):
+        shown = call("show", preempted.workdir, task).output
+        assert (shown.count(", counted"), shown.count(": failed")) == (1, 0), shown
 
 
 def test_at_the_signal_before_its_end_a_pilot_queues_once_more(cluster: Farm, slurm: Slurm) -> None:
