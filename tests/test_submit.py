@@ -49,7 +49,7 @@ from taskfarmer.cli import submitting
 from taskfarmer.cli.keep import Signals, Succession, be_keeper, submit_keeper
 from taskfarmer.core.entries import Stop
 from taskfarmer.core.model import Task
-from taskfarmer.errors import InputError, Stopped
+from taskfarmer.errors import InputError, Stopped, WorkdirError
 from taskfarmer.farm import host, keeping, submissions
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.keeping import Keep, Keeper, in_vain, keeper_submission, slots_left, wanted_now
@@ -1174,6 +1174,89 @@ def test_in_doubt_whether_there_is_a_next_one_a_keeper_stays_until_it_is_known(w
     pilots.look()  # as each round does
     assert succession.is_there()
     assert world.fake.asked["submit"] == 1
+
+
+class Full:
+    """A disk that is full for its `at`th operation, and all is well again behind it."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.disk = Disk(self._hook)
+
+    def _hook(self, _operation: str, what: str) -> None:
+        self.at -= 1
+        if self.at == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
+
+
+def _as_keeper(pilots: Pilots) -> Pilots:
+    assert pilots.turns.take("keep") is None
+    pilots.turn_taken = True
+    return pilots
+
+
+def _one_next_keeper(world: World, pilots: Pilots) -> None:
+    """Have a keeper whose job is about to end submit the next one, in spite of one trouble; only one may come."""
+    clock: Any = Clock(30.0)
+    succession = Succession(pilots, Keep(plan=PLAN, number=2), "/", Signals(), clock, first_s=100.0)
+    for _ in range(4):
+        if succession.is_there():
+            break
+        succession._trying.until = 0.0
+        world.now += submissions.SETTLED_S + 1
+        pilots.look()  # as each round does
+    else:
+        raise AssertionError("there is no next keeper")
+    assert len(world.at_work()) == 1
+
+
+def test_a_disk_that_is_full_for_a_moment_does_not_leave_a_farm_without_a_keeper(tmp_path: Path) -> None:
+    for operation in range(1, 100):
+        place, full = tmp_path / str(operation), Full(0)
+        place.mkdir()
+        world = World(place)
+        pilots = _as_keeper(world.pilots(disk=full.disk))
+        full.at = operation
+        _one_next_keeper(world, pilots)
+        if full.at > 0:
+            break
+    assert operation > 10
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_look_at_the_turn_that_fails_does_not_leave_two_keepers_or_none(
+    world: World, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    pilots, looks = _as_keeper(world.pilots()), 0
+
+    def holds() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == look:
+            raise WorkdirError("jobs/turns cannot be read: Input/output error")
+        return True
+
+    monkeypatch.setattr(pilots.turns, "holds", holds)
+    if look == 2:  # it is asked for behind a submission, too, where somebody may have ended all meanwhile
+        monkeypatch.setattr(pilots.submissions, "is_revoked", lambda _request: False)
+    _one_next_keeper(world, pilots)
+    assert looks >= look
+
+
+def test_a_keeper_in_a_job_does_not_end_when_its_first_round_cannot_be_done(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Signals, "wait", lambda *_: None)
+    pilots, keep = world.pilots(), Keep(plan=PLAN, number=2)
+    submission, own = keeper_submission(pilots.workdir, keep, "/")
+    request = pilots.submit(own, submission, "keeper", keep=keep.to_json())
+    for operation in (1, 12):  # as it takes its turn, as it writes down what it is to submit
+        world.fake.misbehave("submit", Refused("no node has 128 CPUs"))
+        full = Full(operation)
+        with pytest.raises(InputError, match="no node has 128 CPUs"):  # it went on to what ends it
+            be_keeper(world.pilots(disk=full.disk), Ledger.open(world.farm.path), request.submission.name, "/", {})
+        assert full.at < 0
+        assert "No space left on device" in capsys.readouterr().err
 
 
 def test_a_keeper_in_a_job_whose_pilots_are_refused_says_so_and_ends(world: World) -> None:

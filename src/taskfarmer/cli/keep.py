@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from ..batch import Refused, Submitted
 from ..batch.pace import Backoff
 from ..batch.script import REVOKED
 from ..core.words import plural
-from ..errors import InputError, WorkdirError
+from ..errors import InputError, Replaced, WorkdirError
 from ..farm.allocation import Allocation, source_of
 from ..farm.disk import chance
 from ..farm.farmer import WORK_LEFT, result_of
@@ -109,7 +110,7 @@ class Keeping:
             except (OSError, WorkdirError) as error:
                 if self._last is None:
                     raise
-                print(f"taskfarmer: {error}; trying again", file=sys.stderr)
+                _say_again(error)
             else:
                 self._show(found)
                 if found.done or self.once:
@@ -200,7 +201,18 @@ class Succession:
     """Of which it is not known whether it came to the queue."""
 
     def is_there(self) -> bool:
-        """Whether there is a next one, so that this one may leave."""
+        """Whether there is a next one, so that this one may leave.
+
+        What cannot be written or read now is tried again later: nobody else would keep pilots.
+        """
+        try:
+            return self._is_there()
+        except (OSError, WorkdirError) as error:
+            _say_again(error)
+            self._trying.failed(time.monotonic(), chance())
+            return False
+
+    def _is_there(self) -> bool:
         now = time.monotonic()
         left_s = self.allocation.left_s(now, time.time())
         if self.first_s is None and left_s != float("inf"):
@@ -215,6 +227,7 @@ class Succession:
         if self._open and asked:
             _say_refused(asked)
         submission, own = keeper_submission(self.pilots.workdir, self.keep, self.cwd)
+        self._open = submission.name  # also if what comes behind its submission fails
         request = self.pilots.submit(own, submission, "keeper", keep=self.keep.to_json())
         if isinstance(request.outcome, Submitted):
             return True
@@ -222,6 +235,10 @@ class Succession:
         _say_refused(request)
         self._trying.failed(now, chance())
         return False
+
+
+def _say_again(error: Exception) -> None:
+    print(f"taskfarmer: {error}; trying again", file=sys.stderr)
 
 
 def _say_refused(request: Request) -> None:
@@ -242,13 +259,19 @@ def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Ma
     revoked = request.submission.directory / REVOKED
     with signals() as heard:
         next_one = Succession(pilots, keep, cwd, heard, Allocation(source_of(environ), environ))
-        while not (revoked.exists() or heard.ended):
+        trying = Backoff()
+        while not (os.path.exists(revoked) or heard.ended):
             try:
                 with turn(pilots, "keep", patience_s=60.0):
                     return Keeping(pilots, ledger, keep, cwd).rounds(
-                        heard, lambda: revoked.exists() or next_one.is_there()
+                        heard, lambda: os.path.exists(revoked) or next_one.is_there()
                     )
             except Taken as error:  # the one before has not left yet
                 print(f"taskfarmer: {error}", file=sys.stderr)
                 heard.wait(LOOK_S)
+            except Replaced:
+                raise
+            except (OSError, WorkdirError) as error:  # before the first round was done; nobody else keeps pilots
+                _say_again(error)
+                heard.wait(trying.failed(time.monotonic(), chance()))
     return WORK_LEFT
