@@ -1176,6 +1176,51 @@ def test_in_doubt_whether_there_is_a_next_one_a_keeper_stays_until_it_is_known(w
     assert world.fake.asked["submit"] == 1
 
 
+KEEPERS: dict[tuple[type[BatchSystem], str], str] = {
+    (Slurm, "--gres=gpu:4 --exclusive"): "",
+    (Slurm, "-A phys --qos=debug --gres gpu:4 -C cpu -N2"): "-A phys --qos=debug -C cpu",
+    (Slurm, "-pgpu -t 90 --part x --acco=y --mem=0"): "-p gpu -t 90 --part x --acco=y",
+    (Slurm, "--nodelist=n[1-9] --exclude=n3 --time-min=5 --reservation r"): "--exclude=n3 --reservation r",
+    (Slurm, "--no-such-option --licenses=a:3 --ntasks 400 -c 64 -Hk --dependency afterok:7"): "",
+    (HTCondor, "request_gpus=4 accounting_group=a.b RequestMemory=1TB"): "accounting_group=a.b",
+    (HTCondor, "+JobFlavour=testmatch universe=docker"): "+JobFlavour=testmatch",
+    (HTCondor, "-append 'requirements = Arch' -a request_cpus=64 -spool"): "-append 'requirements = Arch'",
+    (HTCondor, "-batch-name x My.projectname=a -a +Unknown=1"): "My.projectname=a",
+    (Lsf, "-q gpu -P phys -gpu num=4 -x -n 64 -R rusage[mem=9]"): "-q gpu -P phys",
+    (Lsf, "-G group -W 120 -app wide -nosuch word"): "-G group -W 120",
+    (Pbs, "-qgpu -A phys -l select=4:ngpus=4,walltime=1:00:00"): "-q gpu -A phys -l walltime=1:00:00",
+    (Pbs, "-lplace=excl -l filesystems=home:eagle -V"): "-l filesystems=home:eagle",
+    (Pbs, "-W group_list=phys,umask=22 -W sandbox=PRIVATE -P proj"): "-W group_list=phys -P proj",
+    (GridEngine, "-q gpu.q -l gpu=4,h_rt=3600,h_vmem=90G -pe mpi 64"): "-q gpu.q -l h_rt=3600",
+    (GridEngine, "-l exclusive -P phys"): "-P phys",
+    (Fake, "--account=x"): "",
+}
+
+
+@pytest.mark.parametrize(("system", "given", "kept"), [(*key, kept) for key, kept in KEEPERS.items()])
+def test_the_job_of_a_keeper_has_of_native_words_those_that_ask_for_nothing(
+    tmp_path: Path, system: type[BatchSystem], given: str, kept: str
+) -> None:
+    here = system({"PATH": ""})
+    needs = Needs(gpus=4, nodes=2, memory_bytes=1 << 40, native=shlex.split(given))
+    keep = Keep(plan=Plan(batch=system.name, slots=64, needs=needs), number=20)
+    submission, own = keeper_submission(Workdir(tmp_path), keep, "/", here)
+    assert list(own.needs.native) == shlex.split(kept)
+    if system is not Fake:
+        assert shlex.join(own.needs.native) in shlex.join(here.command(submission))
+
+
+def test_settings_of_pilots_go_to_the_job_of_a_keeper_by_the_same_rule() -> None:
+    for system, given, kept in (
+        (Slurm, {"A": "phys", "gres": "gpu:4", "qos": "debug"}, {"account": "phys", "qos": "debug"}),
+        (HTCondor, {"RequestGpus": 4, "+JobFlavour": '"x"'}, {"+JobFlavour": '"x"'}),
+        (Lsf, {"queue": "q", "gpu": "num=4"}, {"queue": "q"}),
+        (Pbs, {"walltime": 60, "select": "4", "A": "phys"}, {"walltime": 60, "A": "phys"}),
+        (GridEngine, {"pe": "mpi 4", "P": "phys"}, {"P": "phys"}),
+    ):
+        assert system({"PATH": ""}).beside(Needs(settings=given)).settings == kept
+
+
 class Full:
     """A disk that is full for its `at`th operation, and all is well again behind it."""
 
@@ -1248,7 +1293,7 @@ def test_a_keeper_in_a_job_does_not_end_when_its_first_round_cannot_be_done(
 ) -> None:
     monkeypatch.setattr(Signals, "wait", lambda *_: None)
     pilots, keep = world.pilots(), Keep(plan=PLAN, number=2)
-    submission, own = keeper_submission(pilots.workdir, keep, "/")
+    submission, own = keeper_submission(pilots.workdir, keep, "/", world.fake)
     request = pilots.submit(own, submission, "keeper", keep=keep.to_json())
     for operation in (1, 12):  # as it takes its turn, as it writes down what it is to submit
         world.fake.misbehave("submit", Refused("no node has 128 CPUs"))
@@ -1261,7 +1306,7 @@ def test_a_keeper_in_a_job_does_not_end_when_its_first_round_cannot_be_done(
 
 def test_a_keeper_in_a_job_whose_pilots_are_refused_says_so_and_ends(world: World) -> None:
     pilots = world.pilots()
-    submission, own = keeper_submission(pilots.workdir, Keep(plan=PLAN, number=2), "/")
+    submission, own = keeper_submission(pilots.workdir, Keep(plan=PLAN, number=2), "/", world.fake)
     request = pilots.submit(own, submission, "keeper", keep=Keep(plan=PLAN, number=2).to_json())
     world.fake.misbehave("submit", Refused("no node has 128 CPUs"), times=3)
     ledger = Ledger.open(world.farm.path)

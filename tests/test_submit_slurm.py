@@ -199,7 +199,11 @@ def test_kept_until_the_end_though_pilots_are_killed(cluster: Farm, slurm: Slurm
 
 def test_kept_by_a_job_of_its_own(cluster: Farm, slurm: Slurm) -> None:
     cluster.write(*["sleep 0.5"] * 20)
-    submit(cluster, "--keep", 2, "--slots", 2, "--as-job", "--time", "30m")
+    words = ("--keep", 2, "--slots", 2, "--as-job", "--time", "30m")
+    result = call("submit", cluster.list, "--batch", "slurm", *words, "--", "--partition=main", "--exclusive", "-n2")
+    assert (result.exit_code, result.stderr.count("goes without --exclusive -n2")) == (0, 1), result.output
+    (keeper,) = (pilot["job"] for pilot in pilots(cluster) if pilot["kind"] == "keeper")
+    assert (slurm.detail(keeper, "NumCPUs"), slurm.detail(keeper, "OverSubscribe")) == ("1", "OK")
     all_finished(cluster, 20)
     wait_for(lambda: not slurm.queue(), "the keeper to leave", LIMIT_S)
     assert {pilot["kind"] for pilot in pilots(cluster)} == {"keeper", "pilots"}

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import ClassVar, TypeVar
 
-from taskfarmer.batch import Answer, BatchSystem, JobId, JobStatus, Limits, Outcome, Steps, Submission
+from taskfarmer.batch import Answer, BatchSystem, JobId, JobStatus, Limits, Needs, Outcome, Steps, Submission
 from taskfarmer.batch.calls import HUNG
 from taskfarmer.batch.slurm import Slurm
 from taskfarmer.errors import InputError
@@ -44,6 +44,10 @@ class BySsh(BatchSystem):
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return the command as it is run here."""
         return self._ssh(self.there.command(submission), str(submission.directory))
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return what the other system says."""
+        return self.there.beside(needs)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Submit there."""

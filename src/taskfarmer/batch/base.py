@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, NewType
@@ -221,6 +221,15 @@ class BatchSystem(ABC):
     @abstractmethod
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return the submitting command, to be run in the submission's directory; pure, and what --dry-run shows."""
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return what of `settings` and `native` a small job may have that submits jobs with these needs; pure.
+
+        Only what says who pays, where jobs may run, and for how long. Most of the other words ask for something, GPUs
+        or whole nodes; and what is not known is left out, since a small job that is refused is seen at once, while one
+        that holds a node for days is not.
+        """
+        return replace(needs, settings={}, native=())
 
     @abstractmethod
     def submit(self, submission: Submission) -> Steps[Outcome]:

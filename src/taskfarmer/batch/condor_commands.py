@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ..errors import InputError
+from .base import Needs
 from .calls import Call, about_jobs
-from .condor_description import our_key
+from .condor_description import for_any_job, our_key
 
 DESCRIPTION = "job.submit"
 SINCE = "EnteredCurrentStatus < time() - 30 * 86400"
@@ -99,7 +101,7 @@ def checked(native: Sequence[str]) -> Sequence[str]:
         InputError: one would leave the other commands without the jobs, or us without an answer.
     """
     for before, word in zip(("", *native), native, strict=False):
-        appended = len(before) > 1 and "-append".startswith(before)
+        appended = _appends(before)
         if (appended or "=" in word) and not word.startswith("-") and (key := our_key(word)):
             raise InputError(f"condor_submit {word}: the setting {key} is taskfarmer's own", hint="leave it out")
         short = word.startswith("-") and len(word) > 2
@@ -111,3 +113,22 @@ def checked(native: Sequence[str]) -> Sequence[str]:
         if short and any(option.startswith(word) for option in _OTHER_ANSWER):
             raise InputError(f"condor_submit {word} cannot be used here", hint="run condor_submit yourself for that")
     return native
+
+
+def _appends(word: str) -> bool:
+    """Whether the word behind this one is a line of the description."""
+    return len(word) > 1 and "-append".startswith(word)
+
+
+def beside(needs: Needs) -> Needs:
+    """Return what a small job may have of the settings and the words: see `BatchSystem.beside`."""
+    settings = {key: value for key, value in needs.settings.items() if for_any_job(key)}
+    return replace(needs, settings=settings, native=tuple(_beside(needs.native)))
+
+
+def _beside(native: Sequence[str]) -> Iterator[str]:
+    for before, word in zip(("", *native), native, strict=False):
+        if _appends(before) and for_any_job(word):
+            yield from (before, word)
+        elif not _appends(before) and "=" in word and not word.startswith("-") and for_any_job(word):
+            yield word

@@ -43,6 +43,12 @@ _OURS = {
     "executable": "executable", "arguments": "arguments", "args": "args", "queue": "queue",
     ATTRIBUTE.lower(): ATTRIBUTE,
 }  # fmt: skip
+_BESIDE = frozenset({
+    "accountinggroup", "accountinggroupuser", "projectname", "sendcredential", "requirements", "desiredsites",
+    "jobflavour", "maxruntime",
+})  # fmt: skip
+"""Settings that are the same for any job of a user's: see `BatchSystem.beside`. With CERN's `SendCredential` jobs read
+the user's files."""
 _KEY = re.compile(r"(\+|[Mm][Yy]\.)?[A-Za-z_][A-Za-z0-9_.]*")
 
 
@@ -54,8 +60,17 @@ def _canonical(key: str) -> str:
 
 def our_key(line: str) -> str:
     """Return the setting that a line of a description gives, if only taskfarmer may give it; else nothing."""
+    return _OURS.get(_key(line), "")
+
+
+def _key(line: str) -> str:
     found = re.match(rf"\s*({_KEY.pattern})", line)
-    return _OURS.get(_canonical(found[1]), "") if found else ""
+    return _canonical(found[1]) if found else ""
+
+
+def for_any_job(line: str) -> bool:
+    """Whether a line of a description, or a setting's key, says who pays, where a job may run or for how long."""
+    return _key(line) in _BESIDE
 
 
 def _lines(submission: Submission) -> Iterator[tuple[str, str]]:

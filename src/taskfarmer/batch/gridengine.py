@@ -32,6 +32,7 @@ from .base import (
     JobState,
     JobStatus,
     Limits,
+    Needs,
     NoAnswer,
     Outcome,
     Submission,
@@ -40,6 +41,7 @@ from .base import (
 from .calls import HUNG, Answer, Call, Steps, about_jobs, at_once
 from .script import job_script
 from .words import (
+    beside,
     job_name,
     line_of,
     megabytes,
@@ -83,6 +85,9 @@ RESERVED = {
     "help": "nothing is submitted",
 }
 """Options that would take jobs out of sight."""
+BESIDE = ("-q", "-P", "-A", "-ar")
+PARTS = {"-l": ("h_rt", "s_rt")}
+"""Options, and parts of others, that say who pays, where a job may run and for how long."""
 
 
 class GridEngine(BatchSystem):
@@ -105,6 +110,10 @@ class GridEngine(BatchSystem):
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return `qsub` with its options and the script, which it takes along."""
         return ("qsub", "-terse", *_words(submission), *submission.needs.native, "job.sh")
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return queue, project, account and the like."""
+        return beside(needs, BESIDE, PARTS)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Submit a job, or an array where there are several elements."""

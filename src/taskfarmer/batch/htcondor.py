@@ -28,10 +28,10 @@ from importlib.util import find_spec
 from typing import ClassVar
 
 from ..errors import InputError
-from .base import GONE, BatchSystem, JobId, JobState, JobStatus, Limits, NoAnswer, Outcome, Submission
+from .base import GONE, BatchSystem, JobId, JobState, JobStatus, Limits, Needs, NoAnswer, Outcome, Submission
 from .calls import Call, Steps
 from .condor_answers import Objects, Statuses, is_spooled, job_of, of_factory, outcome
-from .condor_commands import DESCRIPTION, Bindings, Commands, checked
+from .condor_commands import DESCRIPTION, Bindings, Commands, beside, checked
 from .condor_description import ATTRIBUTE, description
 from .condor_ranges import ID, MOST_TERMS, cluster_of, clusters, constraint, proc_of, removals
 from .script import job_script
@@ -102,6 +102,10 @@ class HTCondor(BatchSystem):
         """Return `condor_submit`, or what submits by the bindings: these know none of its options."""
         native = submission.needs.native
         return self._ask.submit() if not native else Commands().submit(*checked(native))
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return accounting group, flavour, requirements and the like."""
+        return beside(needs)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Hand over the cluster."""

@@ -25,6 +25,7 @@ from .base import (
     JobState,
     JobStatus,
     Limits,
+    Needs,
     NoAnswer,
     Outcome,
     Submission,
@@ -34,6 +35,7 @@ from .calls import HUNG, Answer, Call, Steps, about_jobs
 from .script import job_script
 from .words import (
     batched,
+    beside,
     megabytes,
     minutes,
     option_words,
@@ -90,6 +92,9 @@ RESERVED = {
     "pack": "it submits other jobs", "h": "nothing is submitted", "V": "nothing is submitted",
 }  # fmt: skip
 """Options that would take jobs out of sight."""
+BESIDE = ("-q", "-P", "-G", "-Lp", "-sla", "-U", "-m", "-W")
+"""Options that say who pays, where a job may run and for how long. Not `-app` and `-R`, which also ask for memory,
+slots or a host for itself."""
 FIELDS = "jobid jobindex stat exit_code exit_reason exec_host pend_reason"
 
 
@@ -116,6 +121,10 @@ class Lsf(BatchSystem):
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return `bsub` with its options; it reads `job.sh`."""
         return ("bsub", *option_words(_options(submission)), *submission.needs.native)
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return queue, project, group and the like."""
+        return beside(needs, BESIDE)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Submit a job, or an array where there are several elements."""

@@ -22,6 +22,7 @@ from .base import (
     JobState,
     JobStatus,
     Limits,
+    Needs,
     NoAnswer,
     Outcome,
     Submission,
@@ -30,6 +31,7 @@ from .base import (
 from .calls import HUNG, Answer, Call, Steps, about_jobs
 from .script import job_script
 from .words import (
+    beside,
     clock,
     job_name,
     line_of,
@@ -81,6 +83,10 @@ RESERVED = {
     "-": "the one option with two dashes is --version, with which nothing is submitted",
 }
 """Options that would take jobs out of sight."""
+BESIDE = ("-q", "-A", "-P")
+PARTS = {"-l": ("walltime", "filesystems"), "-W": ("group_list",)}
+"""Options, and parts of others, that say who pays, where a job may run and for how long. Some sites run no job
+that does not say which `filesystems` it needs."""
 
 
 class Pbs(BatchSystem):
@@ -101,6 +107,10 @@ class Pbs(BatchSystem):
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return `qsub` with its options and the script, which it takes along."""
         return ("qsub", *option_words(_options(submission)), *submission.needs.native, "job.sh")
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return queue, account, project and the like."""
+        return beside(needs, BESIDE, PARTS, glued=True)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Submit a job, or an array where there are several elements."""

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import ClassVar
 
-from .base import GONE, BatchSystem, JobId, JobState, JobStatus, Limits, NoAnswer, Outcome, Submission
+from .base import GONE, BatchSystem, JobId, JobState, JobStatus, Limits, Needs, NoAnswer, Outcome, Submission
 from .calls import Call, Steps, about_jobs
 from .slurm_answers import (
     SACCT_NAMES,
@@ -35,7 +35,7 @@ from .slurm_answers import (
     submitted,
 )
 from .slurm_ids import condensed
-from .slurm_options import SCRIPT, command, environment, script
+from .slurm_options import SCRIPT, beside, command, environment, script
 
 MOST_IDS = 200
 """With more submissions than this `squeue` is asked for all jobs of the user: the argument would grow long."""
@@ -64,6 +64,10 @@ class Slurm(BatchSystem):
     def command(self, submission: Submission) -> tuple[str, ...]:
         """Return `sbatch` with all that taskfarmer asks for; settings are lines of the script."""
         return command(submission)
+
+    def beside(self, needs: Needs) -> Needs:
+        """Return account, partition, QOS and the like."""
+        return beside(needs)
 
     def submit(self, submission: Submission) -> Steps[Outcome]:
         """Call `sbatch`."""

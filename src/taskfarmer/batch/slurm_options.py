@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InputError
 from .base import Needs, Submission
 from .script import job_script
+from .words import beside as _beside
 from .words import plain
 
 SCRIPT = "job.sh"
@@ -33,6 +35,12 @@ _TOGETHER = (
     {"requeue", "no-requeue"},
 )
 """Options that say the same thing in several ways: whoever gives one of them replaces all of ours."""
+_BESIDE = (
+    "-A", "--account", "-C", "--constraint", "-p", "--partition", "-q", "--qos", "--reservation", "-t", "--time",
+    "--wckey", "-x", "--exclude",
+)  # fmt: skip
+"""Options that say who pays, where a job may run and for how long. Not `--nodelist`, which asks for all that
+it names."""
 _HANDED_ON = re.compile(
     "(HOME|USER|LOGNAME|SHELL|PATH|LANG|LC_[A-Z]+|TZ|KRB5CCNAME|MODULE(SHOME|PATH)|LMOD_(PKG|CMD|DIR))$"
     "|(SLURM|SBATCH|SPANK)_"
@@ -78,6 +86,11 @@ def command(submission: Submission) -> tuple[str, ...]:
         rest = f"%{submission.at_most}" if submission.at_most else ""
         words.append(f"--array=1-{submission.count}{rest}")
     return (*words, *wanted(submission.needs), *submission.needs.native, SCRIPT)
+
+
+def beside(needs: Needs) -> Needs:
+    """Return what a small job may have of the settings and the words: see `BatchSystem.beside`."""
+    return _beside(replace(needs, settings=canonical(needs.settings)), _BESIDE, glued=True)
 
 
 def check(submission: Submission) -> None:

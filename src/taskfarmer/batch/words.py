@@ -10,7 +10,8 @@ import os
 import pwd
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -125,6 +126,46 @@ def refuse(title: str, needs: Needs, reserved: Mapping[str, str]) -> None:
     for name, hint in reserved.items():
         if f"-{name}" in needs.native or name in {key.lstrip("-") for key in needs.settings}:
             raise InputError(f"{title}: -{name} cannot be given", hint=hint)
+
+
+_NO_PARTS: Mapping[str, Collection[str]] = {}
+
+
+def beside(
+    needs: Needs, options: Collection[str], parts: Mapping[str, Collection[str]] = _NO_PARTS, *, glued: bool = False
+) -> Needs:
+    """Return needs with only those of `settings` and `native` that `options` name: see `BatchSystem.beside`.
+
+    `options` have their dashes, and a value each. `parts`: options of `name=value` with commas between them, and which
+    of these. `glued`: a value may follow a letter at once, as in `-qnormal`.
+    """
+    names = {option.lstrip("-") for option in options}.union({"queue"}, *parts.values())
+    settings = {key: value for key, value in needs.settings.items() if key.lstrip("-") in names}
+    return replace(needs, settings=settings, native=tuple(_beside(needs.native, options, parts, glued=glued)))
+
+
+def _beside(
+    native: Sequence[str], options: Collection[str], parts: Mapping[str, Collection[str]], *, glued: bool
+) -> Iterator[str]:
+    words = iter(native)
+    for word in words:
+        if word.startswith("--") and "=" in word:
+            if _is_one(word.partition("=")[0], options):
+                yield word
+            continue
+        option, value = (word[:2], word[2:]) if glued and not word.startswith("--") else (word, "")
+        if not (option in parts or _is_one(option, options)):
+            continue
+        value = value or next(words, "")
+        if option in parts:
+            value = ",".join(part for part in value.split(",") if part.partition("=")[0] in parts[option])
+        if value:
+            yield from (option, value)
+
+
+def _is_one(word: str, options: Collection[str]) -> bool:
+    """Whether a word is one of the options; long ones may be abbreviated."""
+    return word in options or (len(word) > 3 and word.startswith("--") and any(o.startswith(word) for o in options))
 
 
 def people_name(title: str, option: str, needs: Needs, asked: dict[str, Any]) -> str:

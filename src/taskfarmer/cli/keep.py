@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -179,7 +180,9 @@ def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> 
                 f"job {there[0] if there else 'of an id not known yet'} of {system.title} keeps pilots for this farm",
                 hint="end it first, with `taskfarmer stop`",
             )
-        submission, own = keeper_submission(pilots.workdir, keep, cwd)
+        submission, own = keeper_submission(pilots.workdir, keep, cwd, system)
+        if without := [word for word in keep.plan.needs.native if word not in own.needs.native]:
+            print(f"taskfarmer: the job that keeps the pilots goes without {shlex.join(without)}", file=sys.stderr)
         return pilots.submit(own, submission, "keeper", keep=keep.to_json()), len(queue.live())
 
 
@@ -226,7 +229,9 @@ class Succession:
             return True
         if self._open and asked:
             _say_refused(asked)
-        submission, own = keeper_submission(self.pilots.workdir, self.keep, self.cwd)
+        submission, own = keeper_submission(
+            self.pilots.workdir, self.keep, self.cwd, self.pilots.system(self.keep.plan.batch)
+        )
         self._open = submission.name  # also if what comes behind its submission fails
         request = self.pilots.submit(own, submission, "keeper", keep=self.keep.to_json())
         if isinstance(request.outcome, Submitted):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..batch import JobState, JobStatus, Needs, Refused, Submission, Submitted
+from ..batch import BatchSystem, JobState, JobStatus, Needs, Refused, Submission, Submitted
 from ..batch.pace import Backoff, Polling, Rate
 from ..batch.script import REVOKED, UNSEEN
 from ..core.policy import too_many_failures
@@ -104,12 +104,13 @@ def has_halted(ledger: Ledger) -> bool:
     return too_many_failures(config_of(ledger).rules, state.counts()["failed"], len(state))
 
 
-def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submission, Plan]:
+def keeper_submission(workdir: Workdir, keep: Keep, cwd: str, system: BatchSystem) -> tuple[Submission, Plan]:
     """Return the submission of a small job that keeps pilots, and what it is made by.
 
-    It may take as long as a pilot; before its end it submits the next one.
+    It may take as long as a pilot; before its end it submits the next one. Of the pilots' native words it has those
+    that ask for nothing (`BatchSystem.beside`).
     """
-    needs = keep.plan.needs
+    needs, words = keep.plan.needs, system.beside(keep.plan.needs)
     own = replace(
         keep.plan,
         slots=1,
@@ -117,16 +118,16 @@ def keeper_submission(workdir: Workdir, keep: Keep, cwd: str) -> tuple[Submissio
         needs=Needs(
             memory_bytes=MEMORY, time_s=needs.time_s, queue=needs.queue, account=needs.account,
             warn_s=WARN_S if needs.time_s is None or needs.time_s >= LONG_S else None,
-            env_script=needs.env_script, requeue=True, settings=needs.settings, native=needs.native,
+            env_script=needs.env_script, requeue=True, settings=words.settings, native=words.native,
         ),
     )  # fmt: skip
     name = fresh_name()
     directory = workdir.jobs / name
-    words = (sys.executable, "-P", "-m", "taskfarmer", "submit", str(workdir.path), "--record", name)
+    command = (sys.executable, "-P", "-m", "taskfarmer", "submit", str(workdir.path), "--record", name)
     submission = Submission(
         name=name,
         directory=directory,
-        body="\n".join([*end_told(keep.plan, keep.plan.batch), f"exec {shlex.join(words)}"]),
+        body="\n".join([*end_told(keep.plan, keep.plan.batch), f"exec {shlex.join(command)}"]),
         cwd=cwd,
         output=f"{directory}/out.{{element}}",
         needs=own.needs,
