@@ -40,6 +40,7 @@ from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
 from taskfarmer.batch.gridengine import GridEngine
 from taskfarmer.batch.htcondor import HTCondor
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
+from taskfarmer.batch.local import Local
 from taskfarmer.batch.lsf import Lsf
 from taskfarmer.batch.pace import PER_MINUTE, Rate
 from taskfarmer.batch.pbs import Pbs
@@ -1532,6 +1533,32 @@ def test_a_dry_run_shows_no_more_pilots_than_would_be_submitted(local: Farm) -> 
     assert sorted((local.workdir / "jobs").iterdir()) == before
 
 
+def test_a_dry_run_shows_the_first_of_several_submissions_and_how_many_there_are(
+    local: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Local, "limits", lambda _: at_once(Limits(elements=2)))
+    local.write(*["true"] * 9)
+    words = ("submit", local.list, "--batch", "local", "--dry-run")
+    result = call(*words, "--jobs", 5)
+    assert result.output.splitlines()[-1] == "# and 2 more like it, of 3: 5 pilots, at most 2 in each"
+    shown = said(*words, "--jobs", 5)
+    assert (shown["jobs"], shown["submissions"], json.loads(shown["files"]["submission.json"])["count"]) == (5, 3, 2)
+    assert "more like it" not in call(*words, "--jobs", 2).output
+
+
+def test_a_dry_run_shows_the_job_of_a_keeper(local: Farm) -> None:
+    local.write(*["true"] * 9)
+    words = ("submit", local.list, "--batch", "local", "--keep", 5, "--slots", 4, "--dry-run")
+    result = call(*words, "--as-job")
+    assert result.output.startswith("# a job that keeps 5 pilots; without --as-job a pilot's is shown\n")
+    assert f"submit {local.workdir} --record tf" in result.output
+    assert f"resume {local.workdir}" not in result.output
+    shown = said(*words, "--as-job")
+    assert (shown["jobs"], shown["submissions"], json.loads(shown["files"]["submission.json"])["cpus"]) == (1, 1, 1)
+    assert f"resume {local.workdir}" in call(*words).output
+    assert not local.workdir.exists()
+
+
 @pytest.mark.parametrize(("system", "last"), [("lsf", "[1-2]' < job.sh"), ("pbs", "job.sh"), ("slurm", "job.sh")])
 def test_a_dry_run_prints_what_one_would_type(
     local: Farm, monkeypatch: pytest.MonkeyPatch, system: str, last: str
@@ -1539,7 +1566,7 @@ def test_a_dry_run_prints_what_one_would_type(
     bin_ = local.path / "bin"
     bin_.mkdir()
     for program in ("bsub", "bjobs", "bkill", "bparams", "lsid", *Pbs.programs, *Slurm.programs):
-        (bin_ / program).write_text("#!/bin/sh\nexit 1\n")
+        (bin_ / program).write_text("#!/bin/sh\necho MAX_JOB_ARRAY_SIZE = 9 max_array_size = 9\nexit 0\n")
         (bin_ / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
     local.write("true", "true")

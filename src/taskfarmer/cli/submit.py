@@ -26,7 +26,7 @@ from .run import defaults, run, session_for
 from .types import MOST_SLOTS, Count, Seconds
 
 if TYPE_CHECKING:
-    from ..batch import BatchSystem
+    from ..batch import BatchSystem, Submission
     from ..farm.keeping import Keep
     from ..farm.pilots import Pilots, Plan
     from ..farm.submissions import Request
@@ -123,6 +123,15 @@ class _Farm:
     ledger: Ledger
     cwd: str
     created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Would:
+    """What would be submitted: the first submission, and how many jobs in how many of them."""
+
+    first: Submission
+    jobs: int
+    submissions: int
 
 
 class _Submitting:
@@ -238,25 +247,27 @@ class _Submitting:
 
     def _dry(self, plan: Plan, system: BatchSystem, workdir: Workdir) -> int:
         from ..farm import farmer
-        from ..farm.pilots import submission_of
 
-        wanted, cwd = self.v["jobs"] or self.v["keep"], str(self.surroundings.cwd)
         if workdir.is_farm():
             ledger = Ledger.open(workdir.path, disk_for(""))
-            cwd = farmer.config_of(ledger).cwd
-            count = self._count(ledger, plan, wanted)
+            would = self._would(plan, system, workdir, ledger, farmer.config_of(ledger).cwd)
         else:
             with TemporaryDirectory(prefix="taskfarmer-") as away:
-                count = self._count(self._made(Path(away) / "farm"), plan, wanted)
-        submission = submission_of(workdir, plan, system, max(1, count), cwd)
+                ledger = self._made(Path(away) / "farm")
+                would = self._would(plan, system, workdir, ledger, str(self.surroundings.cwd))
+        submission = would.first
         files, command = system.files(submission), system.command(submission)
         if self.v["as_json"]:
             print_json(
-                "submit", workdir=str(workdir.path), system=plan.batch, dry_run=True, jobs=count,
-                directory=str(submission.directory), argv=list(command), stdin=system.reads, files=files,
+                "submit", workdir=str(workdir.path), system=plan.batch, dry_run=True, jobs=would.jobs,
+                submissions=would.submissions, directory=str(submission.directory), argv=list(command),
+                stdin=system.reads, files=files,
             )  # fmt: skip
             return 0
-        if not count:
+        wanted = self.v["jobs"] or self.v["keep"]
+        if self.v["as_job"]:
+            say(f"# a job that keeps {plural(wanted, 'pilot')}; without --as-job a pilot's is shown")
+        elif not would.jobs:
             say(f"# nothing would be submitted now, of {plural(wanted, 'pilot')}; such a submission is")
         for name, text in files.items():
             say(f"# {submission.directory}/{name}")
@@ -264,7 +275,23 @@ class _Submitting:
             say()
         say(f"# in {submission.directory}, which would be made for it:")
         say(shlex.join(command) + (f" < {system.reads}" if system.reads else ""))
+        if would.submissions > 1:
+            pilots, most = plural(would.jobs, "pilot"), submission.count
+            say(f"# and {would.submissions - 1} more like it, of {would.submissions}: {pilots}, at most {most} in each")
         return 0
+
+    def _would(self, plan: Plan, system: BatchSystem, workdir: Workdir, ledger: Ledger, cwd: str) -> _Would:
+        """Return what would be submitted now. The queue is asked for those that are there, and for its limit."""
+        from ..farm.keeping import keeper_submission
+        from ..farm.pilots import Pilots, submission_of
+
+        if self.v["as_job"]:
+            return _Would(keeper_submission(workdir, self._keep(plan), cwd, system)[0], 1, 1)
+        pilots = Pilots(ledger, self.surroundings.environ)
+        count = self._count(pilots, ledger, plan)
+        most = pilots.elements(system) if count > 1 else 1
+        first = submission_of(workdir, plan, system, max(1, min(count, most)), cwd)
+        return _Would(first, count, -(-count // most))
 
     def _made(self, path: Path) -> Ledger:
         """Make the farm elsewhere, to see what is in the list."""
@@ -272,18 +299,16 @@ class _Submitting:
         session = session_for(self.target, replace(given, values={**given.values, "workdir": path}), self.surroundings)
         return session.open()[0].ledger
 
-    def _count(self, ledger: Ledger, plan: Plan, wanted: int) -> int:
+    def _count(self, pilots: Pilots, ledger: Ledger, plan: Plan) -> int:
         """Return how many pilots would be submitted now. The queue is asked if there were any; nothing is written."""
         from ..farm.keeping import wanted_now
-        from ..farm.pilots import Pilots, missing
+        from ..farm.pilots import missing
 
         ledger.read_tails()
-        pilots = Pilots(ledger, self.surroundings.environ)
         queue = pilots.look(settle=False)
         for problem in queue.problems:
             print(f"taskfarmer: the queue cannot be looked at: {problem}", file=sys.stderr)
-        if self.v["keep"] is not None:
-            wanted = wanted_now(self._keep(plan), ledger, time.time())
+        wanted = self.v["jobs"] if self.v["keep"] is None else wanted_now(self._keep(plan), ledger, time.time())
         return missing(wanted, queue, ledger.state, plan, pilots.dead(ledger.state))
 
     def _pilots(self, farm: _Farm) -> Pilots:
