@@ -348,6 +348,14 @@ def test_a_limit_of_jobs_that_is_known_is_kept_to(tmp_path: Path) -> None:
     assert not [text for text in world.said if "limit" in text]
 
 
+def test_a_limit_of_all_users_jobs_is_said_to_be_one(tmp_path: Path) -> None:
+    world = World(tmp_path / "farm", Fake(limits=Limits(elements=1000, jobs=5, of_all=True), run_s=30))
+    for id in range(10):
+        world.executor.start(launch(id))
+    world.turns(20)
+    assert "fake takes 5 jobs of all users at a time; the others wait for an end" in world.said
+
+
 def test_a_limit_of_jobs_that_leaves_room_for_some_lets_them_in(tmp_path: Path) -> None:
     """A thousand at once would be refused for ever. spec: calibration 17.150"""
     world = World(tmp_path / "farm", Silent(limits=Limits(elements=1000, jobs=5), run_s=30))

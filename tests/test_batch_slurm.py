@@ -837,8 +837,8 @@ def test_without_accounting_what_squeue_does_not_know_is_not_there() -> None:
 
 def test_limits_are_the_controllers() -> None:
     config = "MaxArraySize            = 1001\nMaxJobCount             = 10000\nSchedulerParameters     = {}\n"
-    assert limits_of(config.format("(null)")) == Limits(elements=1000, jobs=10000)
-    assert limits_of(config.format("a=1,max_array_tasks=200,b")) == Limits(elements=200, jobs=10000)
+    assert limits_of(config.format("(null)")) == Limits(elements=1000, jobs=10000, of_all=True)
+    assert limits_of(config.format("a=1,max_array_tasks=200,b")) == Limits(elements=200, jobs=10000, of_all=True)
     assert limits_of("MaxArraySize = 0\n") == Limits(elements=1)
     assert limits_of("") == Limits(elements=1000)
 

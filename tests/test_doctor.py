@@ -217,9 +217,9 @@ def test_a_batch_system_that_answers_is_used(world: World) -> None:
     slurm = named(said, "batch_systems", "slurm")
     assert (slurm["here"], slurm["answers"], slurm["missing"], slurm["trouble"]) == (True, True, [], "")
     assert slurm["version"] == "slurm 23.11.4"
-    assert (slurm["elements"], slurm["jobs"]) == (1000, 10000)
+    assert (slurm["elements"], slurm["jobs"], slurm["of_all"]) == (1000, 10000, True)
     assert said["use"]["batch"] == "slurm"
-    line = r"^  slurm +answers +slurm 23\.11\.4 +arrays of up to 1000, at most 10000 jobs of one user$"
+    line = r"^  slurm +answers +slurm 23\.11\.4 +arrays of up to 1000, at most 10000 jobs of all users together$"
     assert re.search(line, world.doctor().stdout, re.MULTILINE)
 
 

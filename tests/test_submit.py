@@ -1137,6 +1137,21 @@ def test_a_time_within_which_all_is_to_be_done_runs_out(world: World, monkeypatc
     assert keeper.round().submitted == 40
 
 
+def test_pilots_that_may_be_in_the_queue_are_no_keeper(world: World) -> None:
+    world.fake.misbehave("submit", UNSURE_AND_NOT)
+    world.see_to(2)
+    keep = Keep(plan=PLAN, number=2)
+    world.fake.misbehave("submit", UNSURE_AND_NOT)
+    request, _ = submit_keeper(world.pilots(), keep, "/", world.fake)
+    assert isinstance(request.outcome, Unsure)
+    with pytest.raises(InputError, match=r"^job of an id not known yet of fake keeps pilots for this farm"):
+        submit_keeper(world.pilots(), keep, "/", world.fake)
+    world.now += 100
+    request, _ = submit_keeper(world.pilots(), keep, "/", world.fake)
+    with pytest.raises(InputError, match=rf"^job {request.jobs[0]} of fake keeps pilots for this farm"):
+        submit_keeper(world.pilots(), keep, "/", world.fake)
+
+
 class Clock:
     """An allocation whose rest tests choose."""
 

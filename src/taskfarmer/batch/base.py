@@ -163,10 +163,14 @@ class NoAnswer(TaskfarmerError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a site allows. `elements` >= 1 of one submission; `jobs` of one user at a time, None: not known."""
+    """What a site allows. `elements` >= 1 of one submission; `jobs` of one user at a time, None: not known.
+
+    `of_all`: that is the number of jobs of all users together, so that there may be room for fewer.
+    """
 
     elements: int = 1
     jobs: int | None = None
+    of_all: bool = False
 
 
 _OF_A_TASK = frozenset("TASKFARMER_TOKEN TASKFARMER_TASK_ID TASKFARMER_ATTEMPT TASKFARMER_SLOT PROC_NUMBER".split())

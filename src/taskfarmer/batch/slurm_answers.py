@@ -158,13 +158,17 @@ def jobs_in(answer: Answer) -> Iterator[tuple[re.Match[str] | None, str]]:
 
 
 def limits_of(config: str) -> Limits:
-    """Return the limits in `scontrol show config`; indices must be below MaxArraySize, and ours begin with 1."""
+    """Return the limits in `scontrol show config`; indices must be below MaxArraySize, and ours begin with 1.
+
+    MaxJobCount is that of all jobs which the controller knows, whosever they are; what one user may have is known to
+    the accounting, if at all.
+    """
     said = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)\s*$", config, re.MULTILINE))
     elements = int(said["MaxArraySize"]) - 1 if "MaxArraySize" in said else DEFAULT_ARRAY
     if tasks := re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=(\d+)", config, re.MULTILINE):
         elements = min(elements, int(tasks[1]))
     jobs = int(said["MaxJobCount"]) if "MaxJobCount" in said else None
-    return Limits(elements=max(1, elements), jobs=jobs)
+    return Limits(elements=max(1, elements), jobs=jobs, of_all=jobs is not None)
 
 
 def cluster_of(config: str) -> str:

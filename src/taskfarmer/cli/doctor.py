@@ -181,7 +181,8 @@ def _scheduler_row(system: Scheduler) -> list[str]:
     if system.elements is not None and system.elements > 1:
         limits.append(f"arrays of up to {system.elements}")
     if system.jobs is not None:
-        limits.append(f"at most {plural(system.jobs, 'job')} of one user")
+        whose = "all users together" if system.of_all else "one user"
+        limits.append(f"at most {plural(system.jobs, 'job')} of {whose}")
     return [system.name, "answers", system.version, ", ".join(limits)]
 
 

@@ -166,6 +166,8 @@ class Keeping:
 def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> tuple[Request, int]:
     """Submit the first job that keeps pilots; return it, and how many pilots there are.
 
+    Pilots of which it is not known yet whether they came to the queue do not matter: the keeper sees to that.
+
     Raises:
         InputError: there is one; or the last came to nothing for good.
     """
@@ -174,11 +176,10 @@ def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> 
         for request in queue.refused:
             if isinstance(request.outcome, Refused) and not request.outcome.again:
                 raise InputError(f"{system.title} refuses the job: {request.outcome.why}")
-        there = [p.job for p in queue.pilots if p.kind == "keeper" and not (p.is_over or p.elsewhere)]
-        if there or queue.open:
+        if there := [p.job for p in queue.pilots if p.kind == "keeper" and not (p.is_over or p.elsewhere)]:
+            which = there[0] or "of an id not known yet"
             raise InputError(
-                f"job {there[0] if there else 'of an id not known yet'} of {system.title} keeps pilots for this farm",
-                hint="end it first, with `taskfarmer stop`",
+                f"job {which} of {system.title} keeps pilots for this farm", hint="end it first, with `taskfarmer stop`"
             )
         submission, own = keeper_submission(pilots.workdir, keep, cwd, system)
         if without := [word for word in keep.plan.needs.native if word not in own.needs.native]:

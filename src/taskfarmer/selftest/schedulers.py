@@ -21,8 +21,8 @@ NOBODYS = "tf000000000000"
 class Scheduler:
     """A batch system. `here`: its commands are; `answers`: None if it was not asked; `trouble`: why it does not, or, if
     it does, why it cannot tell of the past, in its own words, and `command`: what was asked. `elements` of an array and
-    `jobs` of one user at most, None: not known. `title` is empty if its class cannot be loaded; of its `programs` the
-    first tells whether it is here.
+    `jobs` of one user, or `of_all`, at most, None: not known. `title` is empty if its class cannot be loaded; of its
+    `programs` the first tells whether it is here.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Scheduler:
     command: str = ""
     elements: int | None = None
     jobs: int | None = None
+    of_all: bool = False
 
     @property
     def here(self) -> bool:
@@ -72,7 +73,7 @@ def scheduler(name: str, environ: Mapping[str, str]) -> Scheduler:
         known = replace(known, answers=True)
     limits, _ = _asked(system.limits, inquirer)
     limits = limits or Limits()
-    return replace(known, elements=limits.elements, jobs=limits.jobs)
+    return replace(known, elements=limits.elements, jobs=limits.jobs, of_all=limits.of_all)
 
 
 def _asked(steps: Callable[[], Steps[_T]], inquirer: Inquirer) -> tuple[_T | None, str]:

@@ -120,8 +120,9 @@ class Submitting:
             return Question(self._scheduler.system.limits(), self._limited)
         room = self._room(self._limits)
         if room <= 0:
-            most = plural(self._limits.jobs or 0, "job")
-            self._hinder(f"{self._scheduler.title} lets its user have {most} at a time; the others wait for an end")
+            most, title = plural(self._limits.jobs or 0, "job"), self._scheduler.title
+            allows = f"takes {most} of all users" if self._limits.of_all else f"lets its user have {most}"
+            self._hinder(f"{title} {allows} at a time; the others wait for an end")
         elif not self._rate.wait_s(now):
             return self._submission(now, min(self._most, room, self._limits.elements))
         return None
@@ -130,7 +131,7 @@ class Submitting:
         self._limits = errand.value or Limits()
 
     def _room(self, limits: Limits) -> int:
-        """Return how many more jobs the site lets its user have, as far as it said; others of the user count, too."""
+        """Return how many more jobs the site takes at most, as far as it said; jobs of others may count, too."""
         if limits.jobs is None:
             return ELEMENTS
         return limits.jobs - sum(element.over is None for _, _, element in self._batches.elements())
