@@ -20,8 +20,20 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
+
+from taskfarmer.batch import JobId, JobStatus, Limits, Outcome, Steps, Submission
+from taskfarmer.batch.slurm import Slurm
+
+HASTE_S = 5.0
+HASTY_SLURM = "tests.faults.HastySlurm"
+"""What to give to `--batch` where commands are to hang."""
+ROOT = Path(__file__).parent.parent
+"""What must be on the PYTHONPATH of a farmer for that."""
+_T = TypeVar("_T")
 
 _WRAPPER = """\
 #!/bin/bash
@@ -84,3 +96,41 @@ class Faults:
     def _lines(self, name: str) -> list[str]:
         path = self.directory / name
         return [line for line in path.read_text(errors="replace").splitlines() if line] if path.exists() else []
+
+
+class HastySlurm(Slurm):
+    """Slurm whose commands are given up after some seconds, not a minute."""
+
+    def submit(self, submission: Submission) -> Steps[Outcome]:
+        """Submit."""
+        return _in_haste(super().submit(submission))
+
+    def poll(self, jobs: Collection[JobId]) -> Steps[dict[JobId, JobStatus]]:
+        """Ask how jobs are."""
+        return _in_haste(super().poll(jobs))
+
+    def cancel(self, jobs: Collection[JobId]) -> Steps[None]:
+        """End jobs."""
+        return _in_haste(super().cancel(jobs))
+
+    def find(self, name: str) -> Steps[dict[int, JobId]]:
+        """Look for a submission."""
+        return _in_haste(super().find(name))
+
+    def limits(self) -> Steps[Limits]:
+        """Ask what is allowed."""
+        return _in_haste(super().limits())
+
+    def instance(self) -> Steps[str]:
+        """Ask for the cluster's name."""
+        return _in_haste(super().instance())
+
+
+def _in_haste(steps: Steps[_T]) -> Steps[_T]:
+    call = next(steps, None)
+    try:
+        while call is not None:
+            call = steps.send((yield replace(call, limit_s=HASTE_S)))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise AssertionError("it asks nothing")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.farms import Done, Farm, Farmer, is_alive, kill, wait_for
-from tests.faults import Faults
+from tests.faults import HASTY_SLURM, ROOT, Faults
 from tests.testbed.fixtures import slurm_with
 from tests.testbed.slurm import Settings, Slurm
 
@@ -315,7 +315,6 @@ def test_accounting_that_is_slow_and_talks_nonsense(lone: Farm) -> None:
         assert faults.met()["sacct slow 5"] == 1
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_controller_is_away_for_a_minute_before_half_of_the_jobs_began(slurm: Slurm, jobs: Farm) -> None:
     write(jobs, *["sleep 1"] * 40)
@@ -324,6 +323,16 @@ def test_the_controller_is_away_for_a_minute_before_half_of_the_jobs_began(slurm
     with slurm.controller_away():
         time.sleep(60)
     once_each(jobs, farmer.wait(200), 40)
+
+
+@pytest.mark.parametrize("fault", ["hang", "lost-hang"])
+def test_commands_that_hang_are_given_up(jobs: Farm, faults: Faults, fault: str) -> None:
+    write(jobs, *["sleep 1"] * 4)
+    for program in ("sbatch", "squeue", "scontrol"):
+        faults.lay(program, fault)
+    hasty = ("--batch", HASTY_SLURM, "--one-job-per-task")
+    once_each(jobs, jobs.start(*hasty, env={"PYTHONPATH": str(ROOT)}).wait(110), 4)
+    assert faults.met()[f"sbatch {fault}"] == 1
 
 
 @pytest.mark.long

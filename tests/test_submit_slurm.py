@@ -16,7 +16,7 @@ import pytest
 from taskfarmer.farm import submissions
 from taskfarmer.farm.ledger import Ledger
 from tests.farms import TASKFARMER, Farm, counts_of, wait_for
-from tests.faults import Faults
+from tests.faults import HASTY_SLURM, Faults
 from tests.test_look_commands import call, said
 from tests.testbed.fixtures import slurm_with
 from tests.testbed.slurm import Settings, Slurm
@@ -414,6 +414,25 @@ def test_an_answer_that_went_astray_is_not_the_end(
     submit(cluster, "--jobs", 4)
     assert len(slurm.queue()) == 4
     assert faults.met() == {"sbatch partial": 1, "sbatch empty": 1}
+
+
+@pytest.mark.parametrize("fault", ["hang", "lost-hang", "garbage", "lost"])
+def test_a_scheduler_that_misbehaves_gets_as_many_pilots_as_were_asked_for(
+    cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(submissions, "UNSURE_S", 1.0)
+    faults = Faults(cluster.path / "faults", ["sbatch", "squeue"], cluster.env["PATH"])
+    monkeypatch.setenv("PATH", f"{faults.directory}:{cluster.env['PATH']}")
+    cluster.write(*["sleep 60"] * 4)
+    faults.lay("sbatch", fault)
+    said("submit", cluster.list, "--batch", HASTY_SLURM, "--jobs", 2)
+    assert len(slurm.queue()) == 2
+    faults.lay("squeue", fault)  # which does not have two more submitted for those that it does not tell of
+    result = call("submit", cluster.list, "--batch", HASTY_SLURM, "--jobs", 2)
+    assert (result.exit_code, "the queue cannot be looked at" in result.stderr) == (3, True), result.output
+    assert "nothing was submitted: 2 pilots" in call("submit", cluster.list, "--batch", HASTY_SLURM, "--jobs", 2).output
+    assert len(slurm.queue()) == 2
+    assert faults.met() == {f"sbatch {fault}": 1, f"squeue {fault}": 1}
 
 
 @pytest.mark.parametrize("number", [("--jobs", 2), ("--keep", 2)])
