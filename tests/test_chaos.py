@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from taskfarmer.selftest.chaos import SKEWS, STRIKES, Ground, Outcome, Plan, Troop, Trouble, durations
-from taskfarmer.selftest.contract import Findings, examine
+from taskfarmer.selftest.chaos import SKEWS, STRIKES, Ground, Outcome, Plan, Troop, Trouble, durations, judged
+from taskfarmer.selftest.contract import Findings
 from tests.farms import started_on
 from tests.test_disasters import as_root
 
@@ -46,14 +46,15 @@ def ground_of(tmp_path: Path, workdir: Path | None = None) -> Ground:
     )  # fmt: skip
 
 
-def run(ground: Ground, plan: Plan, tasks: int, troubles: Sequence[Trouble] = ()) -> tuple[Outcome, Findings]:
+def run(
+    ground: Ground, plan: Plan, tasks: int, troubles: Sequence[Trouble] = (), *, seconds: Sequence[float] = ()
+) -> tuple[Outcome, Findings]:
     """Run one farm under a plan, hold it to the contract, and tell the figures."""
-    ground.prepare(durations(tasks, plan.seed, plan.lease_s))
+    ground.prepare(seconds or durations(tasks, plan.seed, plan.lease_s))
     outcome = Troop(ground, plan, troubles).run()
-    found = examine(ground.workdir, ground.notes, tasks, outcome.silenced)
+    found = judged(ground, tasks, [outcome])
     print(f"seed {plan.seed}: {outcome.to_json()}")
     print(f"found: {found.to_json()}")
-    assert outcome.problems == []
     assert found.problems == []
     assert (found.tasks, found.finished) == (tasks, tasks)
     assert found.executions == tasks + found.again
@@ -91,10 +92,42 @@ def test_tasks_that_the_farm_gave_up_are_done_again(tmp_path: Path, seed: int) -
     ground.prepare([0.3] * tasks)
     plan = Plan(farmers=2, lease_s=2.0, seed=seed, strikes=("task",), seconds=10.0, options=("--retries", "0"))
     outcome = Troop(ground, plan).run()
-    assert outcome.problems == []
     assert outcome.strikes["task"] > 0
     assert outcome.ends["1"] > 0
-    assert examine(ground.workdir, ground.notes, tasks).problems == []
+    assert judged(ground, tasks, [outcome]).problems == []
+
+
+@SHORT
+def test_nobody_is_buried_for_silence_whom_nobody_silenced(tmp_path: Path, seed: int) -> None:
+    """The lease is so long that not even a farmer that gets no processor for a while is silent."""
+    strikes = ("loop", "guardian", "task", "stop", "nap", "nap")
+    plan = Plan(farmers=6, lease_s=12.0, seed=seed, strikes=strikes, seconds=12.0, skews=SKEWS)
+    ground = ground_of(tmp_path)
+    outcome, found = run(ground, plan, 600, seconds=[0.2] * 600)
+    assert sum(outcome.strikes.values()) > 0
+    assert (found.silent, found.unprovoked) == (0, 0)
+
+
+_IMPATIENT = """
+from taskfarmer.core.policy import Silence
+right, looks = Silence.look, []
+def look(self, *of):
+    looks.append(of)
+    return 1e9 if len(looks) > 15 else right(self, *of)
+Silence.look = look
+"""
+
+
+@SHORT
+def test_a_burial_of_one_who_is_not_silent_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the ledger says that it was, which excuses all that comes of it."""
+    (tmp_path / "sitecustomize.py").write_text(_IMPATIENT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    ground, tasks = ground_of(tmp_path), 100
+    ground.prepare([0.2] * tasks)
+    found = judged(ground, tasks, [Troop(ground, Plan(farmers=2, lease_s=6.0, limit_s=15.0)).run()])
+    assert found.unprovoked > 0
+    assert any("was buried as silent for 6 s, but a witness saw its heartbeat" in each for each in found.problems)
 
 
 # -- troubles of the directory -----------------------------------------------------------------------------------------

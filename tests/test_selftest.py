@@ -15,12 +15,15 @@ import pytest
 
 from taskfarmer.core.ids import format_ids
 from taskfarmer.errors import InputError, WorkdirError
+from taskfarmer.farm.clock import Clock
+from taskfarmer.farm.workdir import Workdir
 from taskfarmer.selftest import checks as checks_of_selftest
 from taskfarmer.selftest import meeting
 from taskfarmer.selftest.chaos import STRIKES, Ground
 from taskfarmer.selftest.checks import FIT, FIT_WITHOUT_LINK, Check, Suite, file_system
 from taskfarmer.selftest.conductor import SSH, Conductor, launched
 from taskfarmer.selftest.contract import Execution, Findings, examine, read_executions
+from taskfarmer.selftest.witness import Witness
 from tests.farms import TASKFARMER, processes_with, wait_for
 from tests.ledgers import HandMade
 from tests.test_disasters import as_root
@@ -367,9 +370,9 @@ class Judged:
             self.ran(farmer, task, attempt)
             farmer.run(task, attempt=attempt)
 
-    def found(self, silenced: Sequence[tuple[int, int]] = ()) -> Findings:
+    def found(self, silenced: Sequence[tuple[int, int]] = (), still_s: dict[str, float] | None = None) -> Findings:
         """Return what the judge says."""
-        return examine(self.farm.path, self.notes, 3, silenced)
+        return examine(self.farm.path, self.notes, 3, silenced=silenced, still_s=still_s or {})
 
 
 @pytest.fixture
@@ -418,6 +421,63 @@ def test_a_silent_farmer_excuses_executions_at_the_same_time(judged: Judged) -> 
     assert (found.overlaps, found.silent, found.unprovoked, found.late) == (1, 1, 1, 1)
     assert found.problems == []
     assert judged.found([(1, 4242)]).unprovoked == 0
+
+
+def test_a_silence_that_no_witness_saw_is_found(judged: Judged) -> None:
+    """It would excuse executions at the same time: the ledger must not be its own witness."""
+    one, two = judged.farm.join(), judged.farm.join()
+    one.take(0, 1, 2)
+    judged.finishes(one, 0, 1, 2)
+    one.bury("silent for 300 s")
+    two.leave()
+    assert judged.found(still_s={one.id: 301.0}).problems == []
+    (problem,) = judged.found(still_s={one.id: 20.5, two.id: 15.0}).problems
+    assert problem.startswith(f"farmer {one.id} was buried as silent for 300 s, but a witness saw")
+    assert "for 20.50 s at most" in problem
+
+
+class Heartbeats(Clock):
+    """A workdir with nothing but heartbeats, and the time there."""
+
+    def __init__(self, path: Path) -> None:
+        self.workdir = Workdir(path)
+        self.now = 1000.0
+        self.witness = Witness(path, self)
+
+    def boottime(self) -> float:
+        return self.now
+
+    def beat(self, farmer: str, beat: int) -> None:
+        """Have a farmer show a sign of life."""
+        for directory, text in ((self.workdir.alive, str(beat)), (self.workdir.journals, "")):
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / farmer).write_text(text)
+
+    def looks(self, *at: float) -> dict[str, float]:
+        """Look at these times; return what was seen so far."""
+        for seconds in at:
+            self.now = 1000.0 + seconds
+            self.witness.look()
+        return self.witness.still_s
+
+
+def test_a_witness_takes_for_silence_what_it_did_not_see(tmp_path: Path) -> None:
+    farm = Heartbeats(tmp_path / "farm")
+    farm.beat("a", 1)
+    farm.beat("b", 1)
+    assert farm.looks(1, 2) == {}, "one sign says nothing"
+    farm.beat("a", 2)
+    assert farm.looks(3) == {"a": 3.0}, "from the look before its first to that which saw it gone"
+    farm.workdir.ledger.rename(tmp_path / "hidden")
+    farm.looks(4, 7)
+    (tmp_path / "hidden").rename(farm.workdir.ledger)
+    farm.beat("a", 3)
+    assert farm.looks(8) == {"a": 6.0}
+    farm.beat("a", 4)
+    farm.looks(9, 10)
+    (farm.workdir.alive / "a").unlink()
+    assert farm.looks(20) == {"a": 12.0}
+    assert farm.looks(30) == {"a": 12.0}, "who has gone is not silent"
 
 
 def _problem(judged: Judged, text: str) -> None:

@@ -31,14 +31,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..farm import host
+from .contract import Findings, examine
 from .probes import Context
+from .witness import Witness
 
 STRIKES = ("loop", "guardian", "both", "task", "stop", "nap", "hang", "pause", "freeze")
 SKEWS = ("0", "3600", "-86400", "jump", "0")
@@ -59,6 +61,8 @@ note b || exit 75
 note e || exit 75
 """
 POLL_S = 0.02
+LOOKS = 0.05
+"""Of a lease between two looks of a witness: as often as hearts beat."""
 MOST_RETRIES = 50
 """Farmers that may say that tasks have failed, since these were lost too often, before that is a fault."""
 CALM_S = 300.0
@@ -141,11 +145,12 @@ class Trouble:
 @dataclass(slots=True)
 class Outcome:
     """What one host did and saw. `silenced`: farmers that were stopped for longer than the lease, or whose host died,
-    as [PID namespace, pid of the loop].
+    as [PID namespace, pid of the loop]; `still_s`: for how long heartbeats stood still at most, by farmer, as it saw.
     """
 
     strikes: Counter[str] = field(default_factory=Counter)
     silenced: list[tuple[int, int]] = field(default_factory=list)
+    still_s: dict[str, float] = field(default_factory=dict)
     lives: int = 0
     seconds: float = 0.0
     ends: Counter[str] = field(default_factory=Counter)
@@ -154,7 +159,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         counted = {"strikes": dict(self.strikes), "ends": dict(self.ends)}
-        return counted | {name: getattr(self, name) for name in ("silenced", "lives", "seconds", "problems")}
+        return counted | {name: getattr(self, name) for name in ("silenced", "still_s", "lives", "seconds", "problems")}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Outcome:
@@ -162,6 +167,21 @@ class Outcome:
         silenced = [(int(namespace), int(pid)) for namespace, pid in value["silenced"]]
         counted = {name: Counter(value[name]) for name in ("strikes", "ends")}
         return cls(**(value | counted | {"silenced": silenced}))
+
+
+def judged(ground: Ground, tasks: int, outcomes: Iterable[Outcome]) -> Findings:
+    """Hold a farm to the contract, with what all of its hosts saw."""
+    silenced: list[tuple[int, int]] = []
+    still_s: dict[str, float] = {}
+    problems: list[str] = []
+    for outcome in outcomes:
+        silenced += outcome.silenced
+        problems += outcome.problems
+        for farmer, seconds in outcome.still_s.items():
+            still_s[farmer] = max(seconds, still_s.get(farmer, 0.0))
+    found = examine(ground.workdir, ground.notes, tasks, silenced=silenced, still_s=still_s)
+    found.problems += problems
+    return found
 
 
 class Life:
@@ -257,9 +277,11 @@ class Troop:
         self._starting = 0
         self._done = False
         self._calm_at = 0.0
+        self._witness = Witness(ground.workdir)
         self.outcome = Outcome()
         now = time.monotonic()
         self._began = now
+        self._due.append((now, self._look))
         for trouble in troubles:
             self._due.append((now + trouble.at_s, lambda it=trouble: self._begin(it)))  # type: ignore[misc]
 
@@ -279,6 +301,8 @@ class Troop:
                 trouble.end()
             for life in self._lives:
                 life.close()
+        self._witness.look()
+        self.outcome.still_s = self._witness.still_s
         self.outcome.seconds = time.monotonic() - self._began
         return self.outcome
 
@@ -333,6 +357,10 @@ class Troop:
         """Have tasks done again that the farm gave up: a long one may have the luck to be lost too often."""
         command = [sys.executable, "-m", "taskfarmer", "retry", str(self._ground.workdir), "--failed"]
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    def _look(self) -> None:
+        self._later(self._plan.lease_s * LOOKS, self._look)
+        self._witness.look()
 
     # -- what befalls them -------------------------------------------------------------------------------------------
 

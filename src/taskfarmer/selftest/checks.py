@@ -13,9 +13,9 @@ from typing import Any, Literal
 from ..core.ids import parse_ids
 from ..core.words import plural
 from ..monitor.text import duration
-from . import contract
-from .chaos import SKEWS, STRIKES, Ground, Outcome, durations
+from .chaos import SKEWS, STRIKES, Ground, Outcome, durations, judged
 from .conductor import Conductor, NotOk, Worker
+from .contract import Findings
 from .directory import mount_of
 
 Needed = Literal["yes", "one of two", "no"]
@@ -321,8 +321,7 @@ class Suite:
         farmers = 3 if len(self._workers) == 1 or self._same_host() else 1
         askers = self._workers[:1] if self._same_host() else self._workers
         outcomes = self._at_work("farm", askers, farmers=farmers, lease_s=self._lease(), limit_s=300.0)
-        found = contract.examine(ground.workdir, ground.notes, tasks)
-        found.problems += [problem for outcome in outcomes for problem in outcome.problems]
+        found = judged(ground, tasks, outcomes)
         rate = tasks / max(found.span_s, 0.01)
         self._conductor.keep = self._conductor.keep or bool(found.problems)
         whole_s = max(outcome.seconds for outcome in outcomes)
@@ -331,7 +330,7 @@ class Suite:
         return Check(name="farm", needed="yes", verdict=_verdict(found), text=text, figures=figures)
 
     def _chaos(self, chaos: Chaos) -> Check:
-        total, strikes, spent, lives, farms = contract.Findings(), Counter[str](), 0.0, 0, 0
+        total, strikes, spent, lives, farms = Findings(), Counter[str](), 0.0, 0, 0
         lease_s = chaos.lease_s or self._lease()
         askers = self._workers[:1] if self._same_host() else self._workers
         while (spent < chaos.seconds and not total.problems) or not farms:
@@ -341,9 +340,7 @@ class Suite:
                 f"chaos.{seed}", askers, farmers=chaos.farmers, lease_s=lease_s, strikes=STRIKES, skews=SKEWS,
                 seconds=chaos.seconds - spent, seed=seed, limit_s=600.0 + 4 * lease_s,
             )  # fmt: skip
-            silenced = [pair for outcome in outcomes for pair in outcome.silenced]
-            found = contract.examine(ground.workdir, ground.notes, chaos.tasks, silenced)
-            found.problems += [problem for outcome in outcomes for problem in outcome.problems]
+            found = judged(ground, chaos.tasks, outcomes)
             found.problems = [f"seed {seed}: {problem}" for problem in found.problems]
             total.add(found)
             strikes += sum((outcome.strikes for outcome in outcomes), Counter())
@@ -355,7 +352,8 @@ class Suite:
         text = f"{plural(farms, 'farm')}, {total.tasks} tasks, {plural(lives, 'farmer')} in {_span(spent)}"
         text += f", struck by {struck}: {_held(total)}"
         text += f"; {plural(total.again, 'execution')} again, {total.overlaps} at the same time, {total.late} late,"
-        text += f" {plural(total.buried, 'farmer')} buried, {total.silent} of them for silence (lease {lease_s:g} s)"
+        text += f" {plural(total.buried, 'farmer')} buried, {total.silent} of them for silence (lease {lease_s:g} s),"
+        text += f" {total.unprovoked} of these though nobody had stopped them"
         figures = {"seed": chaos.seed, "farms": farms, "strikes": dict(strikes), "lives": lives, "lease_s": lease_s}
         return Check(
             name="chaos", needed="yes", verdict=_verdict(total), text=text,
@@ -387,13 +385,13 @@ def _span(seconds: float) -> str:
     return f"{1000 * seconds:.2f} ms" if seconds < 0.01 else duration(seconds)
 
 
-def _held(found: contract.Findings) -> str:
+def _held(found: Findings) -> str:
     if found.problems:
         return f"THE CONTRACT DID NOT HOLD: {found.problems[0]}"
     return "each has one counted result, none was lost, none ran again after its finish"
 
 
-def _verdict(found: contract.Findings) -> Verdict:
+def _verdict(found: Findings) -> Verdict:
     return "NOT OK" if found.problems else "ok"
 
 

@@ -5,6 +5,8 @@
 3. No task ran again after its finish.
 4. An attempt began once; two executions of a task at the same time are there only where the first one's farmer was
    silent past its lease, and then the second has the higher number.
+5. Who was buried for silence was silent: a witness (`witness`), who does not go by the ledger, saw its heartbeat stand
+   still for the lease. Else a wrong burial would excuse its own duplicates.
 
 A farmer that was stopped between its last look at the log and the start of a task starts it when it wakes up, before
 it can know that others took it for dead: such *late* executions are counted apart, and never count in the ledger.
@@ -14,9 +16,10 @@ Times of executions are those of `/proc/uptime`, compared only between farmers o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..core.records import Ended
@@ -94,12 +97,23 @@ def read_executions(directory: Path) -> Iterator[Execution]:
             yield Execution(task, attempt, token, pid, begin, None)
 
 
-def examine(workdir: Path, notes: Path, total: int, silenced: Collection[tuple[int, int]] = ()) -> Findings:
-    """Hold a farm of `total` tasks, at which nobody works any more, to the contract."""
+def examine(
+    workdir: Path,
+    notes: Path,
+    total: int,
+    *,
+    silenced: Collection[tuple[int, int]] = (),
+    still_s: Mapping[str, float] = MappingProxyType({}),
+) -> Findings:
+    """Hold a farm of `total` tasks, at which nobody works any more, to the contract.
+
+    `silenced`: who was stopped, as [PID namespace, pid of the loop]; `still_s`: what witnesses saw (`Witness`).
+    """
     ledger = Ledger.open(workdir)
     ledger.read_tails()
     examiner = _Examiner(ledger, list(read_executions(notes)))
     examiner.count(total, set(silenced))
+    examiner.were_silent(still_s)
     examiner.ledger_agrees()
     for task, executions in examiner.by_task.items():
         examiner.one_task(task, executions)
@@ -143,6 +157,14 @@ class _Examiner:
             self._say(f"not all {total} tasks are finished: {counts}")
         if damaged := sum(self._ledger.damaged.values()):
             self._say(f"{plural(damaged, 'line')} of journals cannot be read")
+
+    def were_silent(self, still_s: Mapping[str, float]) -> None:
+        """Who was buried for silence had been silent for the lease; nothing is said of whom no witness knows."""
+        lease_s = self._state.lease_s
+        for farmer in filter(_was_silent, self._state.farmers):
+            if (seen_s := still_s.get(farmer.id, lease_s)) < lease_s - ROUNDING_S:
+                text = f"a witness saw its heartbeat stand still for {seen_s:.2f} s at most"
+                self._say(f"farmer {farmer.id} was buried as {farmer.why}, but {text}, of a lease of {lease_s:g} s")
 
     def _span_s(self, executions: list[Execution]) -> float:
         spans: dict[Any, tuple[float, float]] = {}
