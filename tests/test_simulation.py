@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from taskfarmer.core.entries import Bury, Snapshot
+from taskfarmer.core.entries import Bury, Snapshot, Stop
 from taskfarmer.core.model import Task
 from taskfarmer.core.policy import Rules
 from taskfarmer.errors import WorkdirError
@@ -27,6 +27,9 @@ from tests.simulation import LOCAL, NEVER, NFS, FileSystem, Host, Killed, Simula
 FARMERS = 24
 WAIT_S = 2.0
 """How long nobody sits idle beside unstarted work of another, but for what the file system hides."""
+
+HEEDED_S = 2.0
+"""How long a farmer may begin tasks, at most, that was told to leave: as the manual says."""
 
 
 def short(_task: int) -> float:
@@ -333,6 +336,36 @@ def test_who_is_alone_with_a_chain_looks_at_the_log_when_a_task_ends(busy: Busy)
     """It looked for others' work in ever longer pauses, which began anew with each task: 4,159 operations."""
     tasks = [Work(seconds=1, after=(task - 1,) if task else ()) for task in range(200)]
     assert busy(tasks, [Host(slots=2)]).operations <= 3_000
+
+
+# -- those who are told to leave ---------------------------------------------------------------------------------------
+
+
+def heeded_s(path: Path, seconds: float, hosts: list[Host]) -> list[float]:
+    """Return for each farmer of a farm, all told to leave while there is much to do, for how long it began tasks."""
+    path.mkdir()
+    simulation = Simulation(path, [Work(seconds=seconds)] * round(40 * len(hosts) / seconds))
+    simulation.farmers(hosts)
+    simulation.run()
+    stops = [(at, entry.body) for at, entry in simulation.trace.entries if isinstance(entry.body, Stop)]
+    told = {int(stop.farmers[0], 16): at for at, stop in stops}
+    lasts = {farmer: at for at, _, farmer in simulation.trace.begun}
+    assert told.keys() == lasts.keys() == set(range(len(hosts)))
+    assert all(lasts[farmer] > told[farmer] - 0.5 for farmer in lasts), "all were at work"
+    return [lasts[farmer] - told[farmer] for farmer in lasts]
+
+
+@pytest.mark.parametrize("farmers", [1, 2, 8])
+@pytest.mark.parametrize("how", ["stop", "drain"])
+def test_who_is_told_to_leave_begins_nothing_more_after_two_seconds(
+    tmp_path: Path, lot: Callable[[int], None], farmers: int, how: str
+) -> None:
+    """Issue: at its next turn; though it has taken more than that, here."""
+    lot(1)
+    for seconds in (0.02, TENTH):
+        times = [5.0 + 3.0 * number / farmers for number in range(farmers)]
+        hosts = [Host(stopped_at=at) if how == "stop" else Host(drained_at=at) for at in times]
+        assert max(heeded_s(tmp_path / str(seconds), seconds, hosts)) <= HEEDED_S + 0.5
 
 
 # -- farms by chance ---------------------------------------------------------------------------------------------------
