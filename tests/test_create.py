@@ -198,6 +198,24 @@ def test_a_farm_that_was_killed_while_it_was_made_is_made(tmp_path: Path) -> Non
     assert create(tmp_path / "w").created
 
 
+def test_a_farm_whose_maker_died_as_it_wrote_its_first_entry_is_made_when_that_lapses(tmp_path: Path) -> None:
+    """Without links the number is taken before the entry is in it."""
+    entry = create(tmp_path / "w").ledger.workdir.log / "00000001"
+    entry.write_bytes(b"")
+    for look in (create, Ledger.open):
+        with pytest.raises(
+            WorkdirError, match=f"{entry}: the writer of this entry may be dead; it lapses within 300 s"
+        ):
+            look(tmp_path / "w")
+    os.utime(entry, (time.time() - 310, time.time() - 310))
+    with pytest.raises(WorkdirError, match="the farm was never completed; run its list"):
+        Ledger.open(tmp_path / "w")
+    made = create(tmp_path / "w")
+    assert (made.created, made.ledger.log.numbers()) == (True, [1, 2])
+    assert names(Ledger.open(tmp_path / "w")) == ["toprocess"] * 3
+    assert not create(tmp_path / "w").created
+
+
 def test_the_parent_must_exist(tmp_path: Path) -> None:
     """spec: taskfarm 1"""
     with pytest.raises(WorkdirError, match="cannot be made: No such file or directory; its parent must exist"):

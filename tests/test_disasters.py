@@ -448,6 +448,36 @@ def test_a_file_system_that_is_away_for_a_while_is_waited_for(farm: Farm, disk: 
     check_contract(farm, total)
 
 
+@pytest.mark.parametrize("who", ["at work", "new"])
+def test_the_writer_of_an_entry_that_died_is_waited_for(lone: Farm, who: str) -> None:
+    """Without links a number is taken before the entry is in it. What runs goes on meanwhile."""
+    lone.write("sleep 2", "sleep 0.1", "true")
+    options = ("-n", "1", "--lease", "20", "--stop-grace", "0.5")
+    farmer = lone.start(*options)
+    lone.wait_for_runs(1)
+    lone.wait_for_farmers()
+    if who == "new":
+        strike(farmer, "both")
+    ledger = Ledger.open(lone.workdir)
+    entry = Path(ledger.log.path(ledger.state.number + 1))
+    then = time.time() - 80
+    entry.touch()
+    os.utime(entry, (then, then))
+    if who == "new":
+        farmer = lone.start(*options)
+    wait_for(lambda: "may be dead; it lapses within 30 s" in farmer.said(), "it is said", 15)
+    look = lone.once("status", lone.workdir)
+    assert look.status == 0, look
+    assert "all        3" in look.out, look
+    assert look.err.startswith(f"taskfarmer: {entry}: the writer of this entry may be dead; it lapses within 30 s")
+    assert lone.once("cancel", lone.workdir, "2").status == 2, "it is not waited for"
+    end = farmer.wait()
+    assert end.status == 0, end
+    assert lone.attempts() == {0: 1 + (who == "new"), 1: 1, 2: 1}
+    assert Ledger.open(lone.workdir).log.read(int(entry.name)).by == "void"
+    check_contract(lone, 3)
+
+
 # -- journals that are cut, or damaged ---------------------------------------------------------------------------------
 
 

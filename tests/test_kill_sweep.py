@@ -8,6 +8,7 @@ operation.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -24,10 +25,12 @@ BODIES = ("sleep 0.03", "setsid sleep 0.05 & echo out; wait", "false", "seq 100"
 OPTIONS = ("-n", "2", "--retries", "1", "--retry-delay", "0.05", "--stop-grace", "0.5", "--lease", "20")
 COUNTS = {"finished": 5, "failed": 1}
 PHASES = 8
+AFTER_CREATION = 23
+"""The first operation after the farm has its first entry, where there are no links: before, who comes has to wait."""
 WHOM = pytest.mark.parametrize("whom", ["loop", "guardian", "both"])
 
 
-def sweep(path: Path, whom: str, farmers: int, first: int, step: int) -> None:
+def sweep(path: Path, whom: str, farmers: int, first: int, step: int, *, links: bool = True) -> None:
     """Kill before operation `first`, `first + step`, ... until two farmers in a row had no such operation."""
     survived, number, visited = 0, first, 0
     while survived < 2:
@@ -35,7 +38,7 @@ def sweep(path: Path, whom: str, farmers: int, first: int, step: int) -> None:
         directory.mkdir()
         farm = Farm(directory, farmers)
         try:
-            hit = kill_and_go_on(farm, whom, number)
+            hit = kill_and_go_on(farm, whom, number, links=links)
         finally:
             farm.close()
         shutil.rmtree(directory)
@@ -46,14 +49,19 @@ def sweep(path: Path, whom: str, farmers: int, first: int, step: int) -> None:
     assert visited, "no operation was hit"
 
 
-def kill_and_go_on(farm: Farm, whom: str, number: int) -> bool:
+def kill_and_go_on(farm: Farm, whom: str, number: int, *, links: bool = True) -> bool:
     """Run a farm with one kill, go on, check the contract; return whether there was an operation of that number."""
     farm.write(*BODIES)
     options = (*OPTIONS, "--logs", "packed" if number % 2 else "files")
-    victim = farm.start(*options, env={"TASKFARMER_FAULT": f"{whom}@{number}"})
+    if not links:
+        farm.env["TASKFARMER_FAULT"] = "unlinked"
+    fault = f"{whom}@{number}" if links else f"unlinked,{whom}@{number}"
+    victim = farm.start(*options, env={"TASKFARMER_FAULT": fault})
     others = [farm.start(*options) for _ in range(farm.farmers - 1)]
     end = victim.wait()
     hit = was_killed(end, whom)
+    if not links:
+        let_lapse(farm)
     if hit and whom != "both":
         nothing_lives(victim)
     if farm.workdir.is_dir():
@@ -68,6 +76,15 @@ def kill_and_go_on(farm: Farm, whom: str, number: int) -> bool:
         assert sorted(farm.view("finished")) == [0, 1, 3, 4, 5]
         assert farm.view("failed") == [2]
     return hit
+
+
+def let_lapse(farm: Farm) -> None:
+    """Have an entry whose writer was killed before it had a text be so old that others go on without it."""
+    with suppress(FileNotFoundError):
+        for entry in (farm.workdir / "ledger/log").iterdir():
+            if not entry.stat().st_size:
+                then = time.time() - 100
+                os.utime(entry, (then, then))
 
 
 def was_killed(end: Done, whom: str) -> bool:
@@ -94,6 +111,27 @@ def no_task_is_missing(farm: Farm) -> None:
 @WHOM
 def test_a_kill_at_some_operations(tmp_path: Path, whom: str, farmers: int) -> None:
     sweep(tmp_path, whom, farmers, 1 + farmers, 13)
+
+
+@pytest.mark.parametrize("number", [8, 9, 10])
+def test_a_kill_of_who_joins_where_there_are_no_links(lone: Farm, number: int) -> None:
+    """Also between the number of its first entry and what that says: the ninth operation renames one over the other."""
+    lone.env["TASKFARMER_FAULT"] = "unlinked"
+    lone.write(*["sleep 0.3"] * 12)
+    other = lone.start(*OPTIONS)
+    lone.wait_for_farmers(1)
+    victim = lone.start(*OPTIONS, env={"TASKFARMER_FAULT": f"unlinked,both@{number}"})
+    assert was_killed(victim.wait(), "both")
+    let_lapse(lone)
+    assert other.wait().status == 0
+    check_contract(lone, 12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("phase", range(PHASES))
+@WHOM
+def test_a_kill_at_every_operation_where_there_are_no_links(tmp_path: Path, whom: str, phase: int) -> None:
+    sweep(tmp_path, whom, 2, AFTER_CREATION + phase, PHASES, links=False)
 
 
 @pytest.mark.long

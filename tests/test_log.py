@@ -18,7 +18,7 @@ import pytest
 from taskfarmer.core import records
 from taskfarmer.core.entries import Bury, Cancel, Entry, Farm, Join, News, Report, Segment, Stop, Take
 from taskfarmer.core.records import Ended
-from taskfarmer.errors import Damaged, NewerFormat, Replaced, WorkdirError
+from taskfarmer.errors import Damaged, NewerFormat, Replaced, Unfinished, WorkdirError
 from taskfarmer.farm import framing
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
@@ -195,19 +195,88 @@ class DiesBetween(NoLinks):
         raise KeyboardInterrupt
 
 
-def test_a_writer_that_died_between_creation_and_content_is_named_in_one_line(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Jumping(Clock):
+    """A clock on which whoever waits has waited."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
+
+    def boottime(self) -> float:
+        return super().boottime() + self.ahead_s
+
+    def sleep(self, seconds: float) -> None:
+        self.ahead_s += seconds
+
+
+def test_a_writer_that_died_between_creation_and_content_is_named_in_one_line(place: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         log_in(place, DiesBetween()).publish(1, entry())
-    log = log_in(place)
+    changes: list[str] = []
+    clock = Jumping()
+    log = Log(place / "log", place / "new", Disk(lambda operation, _what: changes.append(operation)), clock)
     assert log.numbers() == [1]
-    monkeypatch.setattr(log_module, "PATIENCE_S", 0.2)
-    began = time.monotonic()
-    with pytest.raises(Damaged, match="00000001: the entry is damaged") as caught:
-        log.read(1)
-    assert time.monotonic() - began >= 0.2, "it may still be at it"
-    assert "\n" not in str(caught.value)
+    began = clock.monotonic()
+    said = [said_of(log, 1) for _ in range(50)]
+    assert log_module.WRITING_S <= clock.monotonic() - began < 20, "it may still be at it; it is waited for once"
+    assert set(said) == {f"{log.path(1)}: the writer of this entry may be dead; it lapses within 300 s"}
+    assert changes == ["create", "remove"], "what there is to know is asked for once"
+    clock.ahead_s += 100
+    assert said_of(log, 1).endswith("within 210 s")
+
+
+def said_of(log: Log, number: int) -> str:
+    """Return what is said of an entry without text."""
+    with pytest.raises(Unfinished) as caught:
+        log.read(number)
+    return str(caught.value)
+
+
+def test_who_does_not_know_the_lease_lets_no_entry_lapse(place: Path) -> None:
+    log = Log(place / "log", place / "new", Disk(), Jumping())
+    age(log, 2, 9_990)
+    assert said_of(log, 2).endswith("it lapses within a lease")
+    log.lease_s = 20_000
+    assert said_of(log, 2).endswith("it lapses within 10020 s")
+    log.lease_s = 1.0
+    age(log, 2, 80)
+    assert said_of(log, 2).endswith("it lapses within 30 s")
+    age(log, 2, 100)
+    assert log.read(2).by == "void"
+
+
+def age(log: Log, number: int, by_s: float) -> None:
+    """Make an entry without text, of that age."""
+    Path(log.path(number)).touch()
+    then = time.time() - by_s
+    os.utime(log.path(number), (then, then))
+
+
+@pytest.mark.parametrize("slept_s", [40, 50])
+def test_a_writer_that_slept_between_creation_and_content_gives_up(place: Path, slept_s: int) -> None:
+    """Others may have taken it for dead, and gone on behind an entry that says nothing."""
+    clock = Jumping()
+
+    class Sleepy(NoLinks):
+        def create(self, path: str, flags: int = 0) -> int:
+            fd = super().create(path, flags)
+            clock.ahead_s += slept_s if path.endswith("00000002") else 0
+            return fd
+
+    log = Log(place / "log", place / "new", Sleepy(), clock)
+    assert log.publish(1, entry())
+    log.lease_s = 20.0
+    if slept_s < log_module.PATIENCE_S:
+        assert log.publish(2, entry("late"))
+        return
+    with pytest.raises(WorkdirError, match="00000002: this process slept too long to write it"):
+        log.publish(2, entry("late"))
+    assert Path(log.path(2)).read_bytes() == b""
+    age(log, 2, 100)
+    assert log.read(2).by == "void"
+    assert log.publish(3, entry("again"))
 
 
 def test_a_reader_waits_for_a_writer_that_is_still_at_it(place: Path) -> None:
@@ -486,16 +555,41 @@ def test_what_is_older_than_a_snapshot_is_not_told_again(farm: Ledger, monkeypat
 def test_an_entry_without_text_lapses(farm: Ledger) -> None:
     """Without links, a writer may die between taking a number and filling it."""
     farm.append(lambda _state: (Report(), ()))
-    path = Path(farm.log.path(3))
-    path.touch()
-    long_ago = time.time() - 2 * log_module.LAPSE_S
-    os.utime(path, (long_ago, long_ago))
+    age(farm.log, 3, 301)
     other = Ledger.open(farm.workdir.path)
     assert other.state.number == 3
     assert farm.refresh() == 1
     assert farm.append(lambda _state: (Report(), ())) is not None
     assert farm.log.numbers() == [1, 2, 3, 4]
     assert os.listdir(farm.workdir.new) == []
+
+
+@pytest.mark.parametrize("entries", [0, 1, 40])
+def test_what_stands_before_an_entry_without_text_is_read(farm: Ledger, entries: int) -> None:
+    behind = Ledger.open(farm.workdir.path)
+    for _ in range(entries):
+        farm.append(lambda _state: (Report(), ()))
+    age(farm.log, entries + 2, 200)
+    changes: list[str] = []
+    reader = Ledger.open(farm.workdir.path, Disk(lambda operation, _what: changes.append(operation)), Jumping())
+    assert reader.awaited is not None
+    assert behind.refresh() == entries
+    for ledger in (reader, behind):
+        assert ledger.state.number == entries + 1
+        assert str(ledger.awaited) == (
+            f"{ledger.log.path(entries + 2)}: the writer of this entry may be dead; it lapses within 120 s"
+        )
+        with pytest.raises(Unfinished, match="may be dead"):
+            ledger.append(lambda _state: (Report(), ()))
+    looked = reader.looked
+    assert reader.refresh() == 0
+    assert reader.looked == looked, "who waits cannot know what is agreed"
+    assert changes == ["create", "remove"], "nothing is written beside for a number that is not to be had"
+    age(farm.log, entries + 2, 310)
+    for ledger in (reader, behind):
+        assert ledger.refresh() >= 1
+        assert ledger.awaited is None
+        assert ledger.append(lambda _state: (Report(), ())) is not None
 
 
 def test_who_lost_the_race_thinks_again(farm: Ledger) -> None:

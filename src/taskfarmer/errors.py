@@ -4,7 +4,8 @@
     |-- InputError             2  a list, a definition, an option: named with file, line and remedy
     |   `-- NewerFormat        2  written by a later version of taskfarmer
     |-- WorkdirError           2  no permission, no space, not a farm
-    |   `-- Replaced           2  not the farm any more that it was
+    |   |-- Replaced           2  not the farm any more that it was
+    |   `-- Unfinished         2  an entry of the log whose writer is still at it, or dead
     |-- Stopped                3  work is left
     `-- Damaged                4  records that cannot be read, or contradict each other
 
@@ -63,6 +64,14 @@ class WorkdirError(TaskfarmerError):
 
 class Replaced(WorkdirError):
     """The workdir was removed or moved away, and another farm has its name."""
+
+
+class Unfinished(WorkdirError):
+    """Entry `number` of the log has its number and no text yet: nobody can add another before it has, or lapses."""
+
+    def __init__(self, message: str, *, number: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.number = number
 
 
 class Stopped(TaskfarmerError):

@@ -64,6 +64,8 @@ def status(workdir: Path, each_farmer: bool, watch: bool, interval: float, ask: 
                 print_json("status", **now.to_json())
             else:
                 say("\n".join(farm_lines(now, each_farmer=each_farmer)))
+            if ledger.awaited is not None:
+                print(f"taskfarmer: {ledger.awaited}; shown is what was known before", file=sys.stderr)
             if not watch:
                 return
             sys.stdout.flush()

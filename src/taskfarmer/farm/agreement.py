@@ -245,6 +245,9 @@ class Agreement:
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
         self.heed_what_is_new()
+        if self._ledger.awaited is not None:
+            self._loop.hold(str(self._ledger.awaited))
+            return
         self.give_back(self._plan.gives_back(now, chance()))
         if self._plan.lets_go():
             self._say(Report())

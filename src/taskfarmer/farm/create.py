@@ -21,7 +21,7 @@ from ..errors import Damaged, InputError, WorkdirError
 from . import edited
 from .disk import Disk, fresh_id
 from .ledger import CLI, Ledger
-from .log import PATIENCE_S, Log
+from .log import PATIENCE_S, VOID, Log
 from .options import FarmConfig
 from .segments import Segments, write_segment
 from .workdir import Workdir
@@ -50,7 +50,8 @@ def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, di
     """
     workdir = Workdir(path)
     _refuse_lost_log(workdir, disk)
-    if workdir.is_farm() and _numbers(Log(workdir.log, workdir.new, disk)):
+    number = _first_number(Log(workdir.log, workdir.new, disk)) if workdir.is_farm() else 1
+    if not number:
         return _take_up(workdir, config, digest, lines, disk)
     notes: list[str] = []
     old = _Old(workdir) if workdir.is_old() else None
@@ -69,7 +70,9 @@ def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, di
         )  # fmt: skip
         entry = Entry(by=CLI, time=time.time(), nonce=fresh_id(), body=body)
         log = Log(workdir.log, workdir.new, disk)
-        if not log.publish(1, entry):
+        while not (won := log.publish(number, entry)) and _is_void(log, number):
+            number += 1
+        if not won:
             for file in files:
                 disk.remove(str(file))
             deadline = time.monotonic() + PATIENCE_S
@@ -97,6 +100,25 @@ def _refuse_lost_log(workdir: Workdir, disk: Disk) -> None:
                 hint="restore it, or remove the workdir to do all tasks again",
             )
         time.sleep(0.05)
+
+
+def _first_number(log: Log) -> int:
+    """Return which number the first entry of a farm is to have, 0 if it is there: who began to write it may have died.
+
+    Raises:
+        Unfinished: somebody may still be at it.
+    """
+    numbers = _numbers(log)
+    if numbers and numbers[0] > 1:
+        return 0
+    return len(numbers) + 1 if all(_is_void(log, number) for number in numbers) else 0
+
+
+def _is_void(log: Log, number: int) -> bool:
+    """Whether an entry stands for one whose writer died; what cannot be read is said where the farm is opened."""
+    with suppress(FileNotFoundError, PermissionError):
+        return log.read(number).by == VOID
+    return False
 
 
 def _numbers(log: Log) -> list[int]:

@@ -5,6 +5,7 @@ One place, so that a test can count them and end a process at any of them (`TASK
     TASKFARMER_FAULT=loop@17        SIGKILL to the loop just before its 17th operation
     TASKFARMER_FAULT=guardian@17    to its parent
     TASKFARMER_FAULT=both@17        to both
+    TASKFARMER_FAULT=unlinked       the file system has no links; `unlinked,loop@17`: that, too
     TASKFARMER_FAULT=count@PATH     no fault; a line per operation, looks included, is appended to PATH
 
 "Just before operation n + 1" is also "just after operation n", so counting up visits every gap.
@@ -12,6 +13,7 @@ One place, so that a test can count them and end a process at any of them (`TASK
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -195,19 +197,31 @@ def disk_for(fault: str) -> Disk:
     """
     if not fault:
         return Disk()
-    what, _, where = fault.partition("@")
+    if fault == "unlinked":
+        return Disk(_refuse_links)
+    rest = fault.removeprefix("unlinked,")
+    what, _, where = rest.partition("@")
     if what == "count":
         counter = _counter(where)
         return Disk(counter, counter)
     if what not in ("loop", "guardian", "both") or not where.isdigit():
         raise InputError(f"TASKFARMER_FAULT={fault!r} is no fault", hint="unset it: it is for tests")
-    return Disk(_killer(what, int(where)))
+    return Disk(_killer(what, int(where), refuse=_allow if rest == fault else _refuse_links))
 
 
-def _killer(whom: str, when: int) -> Hook:
+def _allow(_operation: str, _what: str) -> None:
+    """Let it be."""
+
+
+def _refuse_links(operation: str, what: str) -> None:
+    if operation == "link":
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), what)
+
+
+def _killer(whom: str, when: int, refuse: Hook) -> Hook:
     left = when
 
-    def hook(_operation: str, _what: str) -> None:
+    def hook(operation: str, what: str) -> None:
         nonlocal left
         left -= 1
         if left == 0:
@@ -215,6 +229,7 @@ def _killer(whom: str, when: int) -> Hook:
                 os.kill(os.getppid(), signal.SIGKILL)
             if whom in ("loop", "both"):
                 os.kill(os.getpid(), signal.SIGKILL)
+        refuse(operation, what)
 
     return hook
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..core import records
-from ..core.entries import Body, News
+from ..core.entries import Body, Entry, News
 from ..core.plan import Attempt, Plan, Stop
 from ..core.records import Ended, Started
 from ..core.resources import JobSlots, Resources
 from ..core.state import State
-from ..errors import Replaced, WorkdirError
+from ..errors import Replaced, Unfinished, WorkdirError
 from . import host, leftovers
 from .agreement import Agreement
 from .allocation import SETTLE_S, Allocation, span
@@ -223,7 +223,7 @@ class Driver:
         deadline = self._clock() + ROOM_S
         told = ""
         begun = self.ledger.state.number
-        while self.ledger.append(make, self.id) is None:
+        while self._add(make) is None:
             self.link.listen()
             if not self.ledger.state.open_tasks() or self._signals or self.link.gone or self._clock() >= deadline:
                 return False
@@ -239,6 +239,20 @@ class Driver:
         if not told:
             self._tell(sharing.told(self.ledger.state))
         return True
+
+    def _add(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Entry | None:
+        """Add the first entry of this life. As long as the log takes none, one can but wait, or be told not to."""
+        said = ""
+        while not (self._signals or self.link.gone):
+            try:
+                return self.ledger.append(make, self.id)
+            except Unfinished as error:
+                if said != str(error):
+                    said = str(error)
+                    self.reporter.warn(said)
+                self.clock.sleep(1.0)
+                self.link.listen()
+        return None
 
     def _place(self) -> dict[str, Any]:
         return host.here(self.link.guardian).to_json()

@@ -15,7 +15,7 @@ from ..core.ids import format_ids
 from ..core.model import Task
 from ..core.policy import pause_after_losses
 from ..core.state import FAILED, FINISHED, State, Tries
-from ..errors import Damaged, Replaced, WorkdirError
+from ..errors import Damaged, Replaced, Unfinished, WorkdirError
 from . import log
 from .clock import CLOCK, Clock
 from .disk import Disk, chance, fresh_id
@@ -44,6 +44,8 @@ class Ledger:
         """Of the last entry that was taken in."""
         self.looked = 0.0
         """When it was last begun to read the log and could be, by a clock that runs while the machine sleeps."""
+        self.awaited: Unfinished | None = None
+        """Why nothing that follows the last entry that was read can be, if so."""
         self.damaged: dict[str, int] = {}
 
     @classmethod
@@ -71,7 +73,7 @@ class Ledger:
             raise WorkdirError(
                 f"{error.filename}: {error.strerror}", hint="ask its owner for the right to read"
             ) from error
-        if not ledger.state.number:
+        if not ledger.state.segments:
             if workdir.was_farm():
                 raise lost
             raise WorkdirError(f"{path}: the farm was never completed", hint="run its list with this workdir again")
@@ -80,19 +82,55 @@ class Ledger:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> int:
-        """Take in the entries that are new; return how many.
+        """Take in the entries that are new; return how many. If one has no text yet, those before it (see `awaited`).
 
         Raises:
+            Unfinished: that is the farm's first: nothing is known.
             Damaged: one cannot be read, or is missing.
         """
         return self._read_on()
 
     def _read_on(self, number: int = 0) -> int:
         """Take in the entries that are listed, and all up to `number`, which is there; return how many are new."""
-        began = self.clock.boottime()
-        count = self._read_to(max(number, self.log.last()))
-        self.looked = began
+        began, fresh = self.clock.boottime(), not self.state.number
+        if self._still_awaits():
+            return 0
+        last = max(number, self.log.last())
+        count = self._read_before(last)
+        if fresh and self.awaited is not None:
+            count += self._read_before(last)  # when it lapses is known by now
+        if self.awaited is None or fresh:
+            self.looked = began
         return count
+
+    def _still_awaits(self) -> bool:
+        """Whether the entry for which all wait has no text yet: as long as that is so, nothing is new."""
+        if self.awaited is None or self.awaited.number != self.state.number + 1:
+            return False
+        try:
+            self.log.read(self.awaited.number)
+        except Unfinished as error:
+            self.awaited = error
+            return True
+        except FileNotFoundError:
+            pass  # the farm may be another
+        return False
+
+    def _read_before(self, last: int) -> int:
+        """Take in the entries up to `last`, or, if one of them has no text yet, those before it."""
+        self.awaited = None
+        while True:
+            try:
+                return self._read_to(last)
+            except Unfinished as error:
+                last = self._last_before(error)
+
+    def _last_before(self, error: Unfinished) -> int:
+        """Note that an entry has no text yet, and return the number before it."""
+        if error.number == 1:
+            raise error
+        self.awaited = error
+        return error.number - 1
 
     def _read_to(self, last: int) -> int:
         known = self.state.number
@@ -186,6 +224,9 @@ class Ledger:
                 self.clock.sleep(0.02)
                 last = self.log.last()  # it was removed under our eyes: there is a later snapshot
                 continue
+            except Unfinished as error:
+                last = self._last_before(error)
+                continue
             for number, entry in reversed(stack):
                 self._apply(number, entry)
             return len(stack)
@@ -214,9 +255,11 @@ class Ledger:
             ) from error
         self._nonce = entry.nonce
         self.segments.learn(self.state.segments)
+        self.log.lease_s = self.state.lease_s or None
 
     def _restore(self, body: Snapshot) -> None:
         self.state = State.from_json(body.state)
+        self.log.lease_s = self.state.lease_s
         self.segments.learn(self.state.segments)
         self.state.learn_edges(self._edges())
 
@@ -291,8 +334,10 @@ class Ledger:
             raise WorkdirError(f"{what}: {error.strerror}", hint="is the file server at work?") from error
 
     def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None], by: str) -> Entry | None:
-        if self.clock.boottime() - self.looked > self.state.lease_s / 2:
+        if self.awaited is not None or self.clock.boottime() - self.looked > self.state.lease_s / 2:
             self.refresh()  # entries that a sleeper has missed may be gone, and their numbers look free
+        if self.awaited is not None:
+            raise self.awaited
         attempt = _Attempt(self)
         try:
             while by not in self.state.index or self.state.farmer(by).alive:
@@ -304,6 +349,9 @@ class Ledger:
                     return entry
                 self._read_on(self.state.number + 1)  # and all that follow: to try the next would be to lose
             return None
+        except Unfinished as error:
+            self.awaited = error
+            raise
         finally:
             attempt.end()
 

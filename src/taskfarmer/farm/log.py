@@ -11,13 +11,16 @@ their numbers, up to BEFORE_BYTES): who has read all but the last few opens one 
 can never change; whoever reads only names finds the same.
 
 Where `link` is not to be had, the number is created exclusively, and the entry is renamed over the empty file, which
-needs no space: an entry that cannot be read yet belongs to a writer that is still at it.
+needs no space: an entry that cannot be read yet belongs to a writer that is still at it, or that has died between the
+two. Nobody can add to the log meanwhile. So a reader says so (`Unfinished`), and once nobody can be at it any more it
+gives the entry a text that says nothing.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,18 +30,35 @@ from pathlib import Path
 from typing import Any
 
 from ..core.entries import Entry, Retry, Snapshot
-from ..errors import Damaged, WorkdirError
+from ..errors import Damaged, Unfinished, WorkdirError
 from . import framing
 from .clock import CLOCK, Clock
 from .disk import Disk, fresh_id
 
 PATIENCE_S = 45.0
-"""How long a number that is taken may stay unreadable: NFS may hide a name for 30 s; sshfs showed texts late."""
+"""How long a name that is there may stay hidden: on NFS for 30 s."""
+WRITING_S = 1.0
+"""How long an entry without text is waited for before one says so: a writer needs far less, sshfs showed texts late."""
 BEFORE_BYTES = 3000
 """How much of earlier entries one has with it: it still fits into one block of 4 KiB, mostly."""
 _RECENT = 64
 LAPSE_S = 300.0
-"""Age of an entry without text after which its writer is taken for dead: the lease, of which he was to live by 0.8."""
+"""Age of the first entry of a farm without text after which its writer is taken for dead. Later ones have the lease, of
+which he was to live by 0.8."""
+VOID = "void"
+"""Who says nothing, in the place of a dead writer."""
+
+
+@dataclass(slots=True)
+class _Wait:
+    """For an entry without text, of which the file was made at `made` by its file system's clock: since when one
+    waits, and when to see whether it has lapsed, by one's own clock.
+    """
+
+    number: int
+    made: float
+    since: float
+    lapses: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +77,10 @@ class Log:
         self._beside = beside
         self._disk = disk
         self._clock = clock
+        self.lease_s: float | None = None
+        """The farm's, as soon as it is known: before that only its first entry can lapse."""
         self._can_link = True
+        self._wait: _Wait | None = None
         self._held: tuple[int, Entry, dict[int, dict[str, Any]]] | None = None
         """The entry that was found to have a number which this writer wanted: it is asked for next. See `_told`."""
         self._told: dict[int, dict[str, Any]] = {}
@@ -79,17 +102,17 @@ class Log:
         return f"{self.directory}/{number:08d}"
 
     def read(self, number: int) -> Entry:
-        """Return entry `number`, waiting for a writer that is still at it.
+        """Return entry `number`, waiting a moment for a writer that is still at it.
 
         Raises:
             FileNotFoundError: there is none (any more).
+            Unfinished: it has no text yet.
             Damaged: it cannot be read.
         """
         if self._held is not None and self._held[0] == number:
             _, entry, self._told = self._held
             self._held = None
             return entry
-        deadline = self._clock.monotonic() + PATIENCE_S
         while True:
             data = self._disk.read(self.path(number))
             texts = framing.unframe(data)
@@ -102,11 +125,9 @@ class Log:
                     return entry
                 except (ValueError, TypeError) as error:
                     raise Damaged(f"{self.path(number)}: {error}", hint=DAMAGED) from error
-            if not data.endswith(b"\n") and self._make_void(number):
-                continue
-            if data.endswith(b"\n") or self._clock.monotonic() > deadline:
+            if data.endswith(b"\n"):
                 raise Damaged(f"{self.path(number)}: the entry is damaged", hint=DAMAGED)
-            self._clock.sleep(0.01)
+            self._await_text(number)
 
     def back_from(self, last: int) -> Iterator[tuple[int, Entry]]:
         """Yield (number, entry) from entry `last` down to the first. What an entry says of those before it is believed.
@@ -163,28 +184,69 @@ class Log:
             number -= 1
         return found[::-1]
 
-    def _make_void(self, number: int) -> bool:
-        """Give an entry that its writer left without text a text that says nothing; False while he may be at it.
+    def _await_text(self, number: int) -> None:
+        """Wait for the text of an entry that has none, but a moment; if its writer is dead by now, give it one.
 
-        Only where there are no links can that be. Both times are the file system's own: no clocks are compared.
+        Raises:
+            FileNotFoundError: there is no such entry (any more).
+            Unfinished: it was waited for long enough, and may yet come.
         """
+        now, made = self._clock.monotonic(), os.stat(self.path(number)).st_mtime
+        wait = self._wait
+        if wait is None or (wait.number, wait.made) != (number, made):
+            wait = self._wait = _Wait(number, made, now)
+        if now < wait.since + WRITING_S:
+            self._clock.sleep(min(0.1, max(0.005, (now - wait.since) / 2)))
+            return
+        left_s = wait.lapses - now
+        if left_s <= 0:
+            left_s = self._make_void(number)
+            if left_s <= 0:
+                wait.since = now
+                return
+            wait.lapses = now + left_s if left_s < math.inf else -math.inf
+        left = f"{_STEP_S * math.ceil(left_s / _STEP_S)} s" if left_s < math.inf else "a lease"
+        raise Unfinished(
+            f"{self.path(number)}: the writer of this entry may be dead", number=number, hint=f"it lapses within {left}"
+        )
+
+    def _lapse_s(self, number: int) -> float:
+        """Return at which age an entry without text lapses; never, as long as the farm's lease is not known.
+
+        With a short lease later than that: a cache may still show the empty file.
+        """
+        if number == 1:
+            return LAPSE_S
+        return math.inf if self.lease_s is None else max(self.lease_s, 2 * PATIENCE_S)
+
+    def _make_void(self, number: int) -> float:
+        """Give an entry that its writer left without text a text that says nothing, and return 0; or return in how many
+        seconds that may be done.
+
+        Only where there are no links can that be. Both times are the file system's own: no clocks are compared. Two
+        that do it at once say the same.
+        """
+        lapse_s = self._lapse_s(number)
+        if lapse_s == math.inf:
+            return lapse_s
         beside = f"{self._beside}/{fresh_id()}"
-        nothing = Entry(by="void", time=self._clock.wall(), nonce=fresh_id(), body=Retry(ids=""))
+        nothing = Entry(by=VOID, time=self._clock.wall(), nonce=f"{VOID}-{number}", body=Retry(ids=""))
         try:
             fd = self._disk.create(beside)
             try:
-                self._disk.write_all(fd, framing.frame(json.dumps(nothing.to_json())))
-                self._disk.sync(fd)
-                age_s = os.fstat(fd).st_mtime - os.stat(self.path(number)).st_mtime
+                left_s = lapse_s - (os.fstat(fd).st_mtime - os.stat(self.path(number)).st_mtime)
+                if left_s <= 0:
+                    self._disk.write_all(fd, framing.frame(json.dumps(nothing.to_json())))
+                    self._disk.sync(fd)
             finally:
                 os.close(fd)
-            if age_s > LAPSE_S:
+            if left_s <= 0:
                 self._disk.rename(beside, self.path(number))
-                return True
-            self._disk.remove(beside)
+            else:
+                self._disk.remove(beside)
+            return max(0.0, left_s)
         except OSError:
-            pass  # a reader without the right to write: it waits
-        return False
+            return _AGAIN_S  # a reader without the right to write: it waits for others
 
     def publish(self, number: int, entry: Entry) -> bool:
         """Give `entry` the number; False when another entry has it.
@@ -232,7 +294,7 @@ class Log:
         """Give a draft the number; False when another entry has it: then it may be tried with the next.
 
         Raises:
-            WorkdirError: nothing can be written there; nothing was published.
+            WorkdirError: nothing can be written there, or who has the number is still at it; nothing was published.
         """
         try:
             won = self._by_link(number, draft) if self._can_link else self._by_creation(number, draft)
@@ -287,12 +349,18 @@ class Log:
         return False
 
     def _by_creation(self, number: int, draft: Draft) -> bool:
+        began = self._clock.boottime()
         try:
             os.close(self._disk.create(self.path(number)))
         except OSError:
             if (holder := self._holder(number)) is None:
                 raise
             return self._is_ours(number, holder, draft)
+        if self._clock.boottime() - began > self._lapse_s(number) / 2:
+            raise WorkdirError(
+                f"{self.path(number)}: this process slept too long to write it: others may take it for dead",
+                hint="try again when the entry has lapsed",
+            )
         self._disk.rename(draft.path, self.path(number))
         return True
 
@@ -309,6 +377,10 @@ class Log:
                 self._disk.remove(self.path(old))
 
 
+_STEP_S = 30
+"""A message is another one when so much time has passed: what is said again and again is said as often."""
+_AGAIN_S = 30.0
+"""After which time one looks again whether others have seen to an entry without text."""
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES, errno.EINVAL)
 """How file systems say that they have no links, or not there."""
 DAMAGED = "the farm cannot be used until the file is restored; its journals and logs are untouched"
