@@ -244,6 +244,7 @@ class Driver:
         """Add the first entry of this life. As long as the log takes none, one can but wait, or be told not to."""
         said = ""
         while not (self._signals or self.link.gone):
+            self._heart.confirmed = self.clock.boottime()  # nobody waits for a beat of who has not joined
             try:
                 return self.ledger.append(make, self.id)
             except Unfinished as error:
@@ -286,7 +287,7 @@ class Driver:
         )
         self.plan.keeps_time = not self.executor.keeps_time
         self.agreement = Agreement(self.ledger, self.id, self.plan, self.journal, self)
-        self.link.say(f"lease {self.config.lease_s}")
+        self.link.say(f"lease {self.config.lease_s} {self._heart.confirmed}")
 
     def _own_pace(self, now: float) -> Pace:
         """Return what is done every so often, whatever else happens."""
@@ -534,10 +535,12 @@ class Driver:
         """Renew the heartbeat; tell the guardian when it stands on the disk."""
         try:
             self._heart.beat()
+            if self._heart.unconfirmed_s() > self.config.heartbeat_s:
+                self._heart.beat()  # that took so long that others wait for the next one already
         except OSError as error:
             self.hold(f"the heartbeat cannot be written: {error.strerror}", 0.0)
         else:
-            self.link.say("beat")
+            self.link.say(f"beat {self._heart.confirmed}")
 
     def _watch(self) -> None:
         """Are the others alive? Is our own heartbeat confirmed?"""

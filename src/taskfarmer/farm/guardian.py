@@ -6,7 +6,8 @@ On end of file (the loop is dead), or when the deadline passes (the loop hangs, 
 descendant of that loop until none is left. A loop that sees its own pipe close knows that the guardian is dead, kills
 its tasks and leaves.
 
-Messages of a loop, a line each: `lease SECONDS`, `ready` (the farm is there: more loops may start), `beat`.
+Messages of a loop, a line each: `lease SECONDS TIME`, `ready` (the farm is there: more loops may start), `beat TIME`,
+where TIME (by CLOCK_BOOTTIME) is since when others may wait for the next: a message may lie in the pipe for long.
 The guardian says `alone` to the first loop when the others have gone.
 """
 
@@ -159,13 +160,15 @@ class Guardian:
             return
         *lines, loop.said = (loop.said + data).split(b"\n")
         for line in lines:
-            if line.startswith(b"lease "):
-                loop.lease_s = float(line[6:])
-            if line == b"ready":
-                for place in range(len(self._loops), self._wanted):
-                    self._start(place)
-            if line.startswith((b"beat", b"lease ")) and loop.lease_s:
-                loop.deadline = time.clock_gettime(time.CLOCK_BOOTTIME) + DEADLINE * loop.lease_s
+            match line.split():
+                case [b"ready"]:
+                    for place in range(len(self._loops), self._wanted):
+                        self._start(place)
+                case [b"lease", lease_s, began]:
+                    loop.lease_s = float(lease_s)
+                    loop.deadline = float(began) + DEADLINE * loop.lease_s
+                case [b"beat", began]:
+                    loop.deadline = float(began) + DEADLINE * loop.lease_s
 
     def _bury(self, loop: _Loop, *, hangs: bool = False) -> None:
         """A loop is dead, or as good as: end all that it left.

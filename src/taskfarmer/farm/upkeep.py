@@ -51,15 +51,19 @@ class Pace:
 
 
 class Heart:
-    """A farmer's heartbeat: a counter, overwritten in place, so that it beats on a full disk too."""
+    """A farmer's heartbeat: a counter, overwritten in place, so that it beats on a full disk too.
+
+    `confirmed`: when the last one that stands on the disk was begun, on a clock that runs while the machine sleeps.
+    Others may have seen it from then on, and count its silence from there, however long the disk took to confirm it.
+    """
 
     def __init__(self, path: Path, disk: Disk, clock: Clock = CLOCK) -> None:
         self._now = clock.boottime
         self._path = path
         self._disk = disk
+        self.confirmed = self._now()
         self._fd = disk.create(str(path))
         self._beats = 0
-        self._confirmed = self._now()
 
     def beat(self) -> None:
         """Renew it; when this returns it stands on the disk.
@@ -67,14 +71,15 @@ class Heart:
         Raises:
             OSError: it does not.
         """
+        began = self._now()
         self._beats += 1
         self._disk.pwrite(self._fd, b"%012d\n" % self._beats, 0)
         self._disk.sync(self._fd)
-        self._confirmed = self._now()
+        self.confirmed = began
 
     def unconfirmed_s(self) -> float:
-        """Return for how long no beat could be confirmed."""
-        return self._now() - self._confirmed
+        """Return how long ago the last beat that was confirmed was begun."""
+        return self._now() - self.confirmed
 
     def end(self) -> None:
         """The farmer has left: remove the file."""
