@@ -324,14 +324,6 @@ def test_a_program_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pyt
         PodmanRunner("i", pull="never").check()
 
 
-def test_a_node_without_the_program_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a batch job: no farmer has checked that node."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    for runner in (ApptainerRunner("i"), PodmanRunner("i"), DockerRunner("i", reuse="slot")):
-        with pytest.raises(InputError, match=f"{runner.program}: no such program on PATH; install it, load its module"):
-            run(runner, "true", tmp_path)
-
-
 def test_options_with_a_value_are_not_taken_for_switches() -> None:
     assert PodmanRunner("i", options="-vdit:/x -eTITLE=1 -P").options == ("-vdit:/x", "-eTITLE=1", "-P")
 
@@ -1106,6 +1098,67 @@ def test_a_step_of_several_containers(slurm: Slurm, lone: Farm, allocation: Call
     said = lone.log(0).splitlines()
     assert slurm.detail(job, "ExitCode") == "0:0", said
     assert sorted(said) == [*["NAME=mini"] * 3, *(f"process {number}" for number in range(3))]
+
+
+WAYS = ("--jobs", "--one-job-per-task")
+
+
+@pytest.fixture
+def batch(slurm: Slurm, lone: Farm) -> Iterator[Callable[[str], int]]:
+    """Have the farm's tasks run by its runner `far`, in a pilot or as jobs of their own, until nothing is queued.
+
+    The answer is the exit status of the command.
+    """
+    lone.env |= slurm.env
+
+    def work(way: str) -> int:
+        words = ("run", "--one-job-per-task") if way == "--one-job-per-task" else ("submit", "--jobs", "1")
+        done = lone.start_command(*TASKFARMER, *words, lone.list, "--batch", "slurm", "--runner", "far").wait()
+        wait_for(lambda: not slurm.queue(), "the jobs to end", 90.0)
+        return done.status
+
+    yield work
+    slurm.cancel_all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_steps_are_of_the_job_that_runs_the_tasks(lone: Farm, batch: Callable[[str], int], way: str) -> None:
+    """Where they are submitted there is no allocation, and need not be."""
+    inner = {"inner": "taskfarmer.runners.EnvironmentRunner", "inner.env": "COLOUR='blue sky'"}
+    define(lone, "far", "SlurmStepRunner", **inner)
+    lone.write(*["echo $SLURM_STEP_ID $COLOUR"] * 2)
+    assert batch(way) == 0, lone.log(0)
+    assert lone.counts() == {"finished": 2}
+    for task in (0, 1):
+        step, *words = lone.log(task).split()
+        assert step.isdigit()
+        assert words == ["blue", "sky"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_node_without_the_program_is_said(lone: Farm, batch: Callable[[str], int], way: str) -> None:
+    """In one line, once, before any task is tried; where they are submitted nobody asks for it."""
+    define(lone, "far", "ApptainerRunner", image="docker://i", program="/only/on/nodes/apptainer")
+    lone.write("true")
+    status = batch(way)
+    line = "/only/on/nodes/apptainer: no such program; install it, load its module, or use another runner"
+    if way == "--jobs":
+        assert (status, lone.counts()) == (0, {"toprocess": 1})
+        assert line in lone.once("status", lone.workdir).out
+    else:
+        assert (status, lone.counts()) == (1, {"failed": 1})
+        assert lone.log(0) == f"taskfarmer: {line}\n"
+        assert line in lone.once("why", lone.workdir, "0").out
+
+
+@pytest.mark.parametrize("words", [("run", "--one-job-per-task"), ("submit", "--jobs", "1")])
+def test_what_no_machine_can_do_is_refused_before_anything_is_submitted(lone: Farm, words: tuple[str, ...]) -> None:
+    define(lone, "far", "SlurmStepRunner", nodes="2")
+    lone.write("true")
+    done = lone.start_command(*TASKFARMER, *words, lone.list, "--batch", "local", "--runner", "far").wait()
+    assert done.status == 2, done
+    assert "nodes = 2: more than ntasks = 1" in done.err
+    assert not lone.workdir.exists()
 
 
 def at_work(lone: Farm, task: int) -> list[str]:

@@ -102,6 +102,23 @@ def test_a_runner_of_the_user_works_in_a_job(jobs: Farm) -> None:
     assert jobs.log(0) == "before 0\nwithin\n"
 
 
+def test_a_runner_is_checked_in_the_job_before_the_task(jobs: Farm) -> None:
+    """What it raises fails the task, once; where it is submitted it is not asked."""
+    (jobs.path / "mine.py").write_text(
+        "import os\n"
+        "from taskfarmer.runners import BasicRunner\n"
+        "class Mine(BasicRunner):\n"
+        "    def check(self):\n"
+        "        raise ValueError('no licence, element ' + os.environ.get('TASKFARMER_ELEMENT', 'none'))\n"
+    )
+    (jobs.path / "mine.ini").write_text("[mine]\nRunner = mine.Mine\n")
+    write(jobs, "true")
+    assert jobs.run(*JOBS, "--runner", "mine").status == 1
+    assert jobs.counts() == {"failed": 1}
+    assert jobs.log(0).startswith("taskfarmer: ValueError: no licence, element 1 (")
+    assert not ran(jobs)
+
+
 def test_jobs_that_wait_in_the_queue_do_not_seem_to_run(jobs: Farm) -> None:
     """Nor do their attempts count from the submission, once they have ended."""
     stamp = "date +%s.%N >$PROC_NUMBER"

@@ -1354,6 +1354,21 @@ def test_troubles_are_told_with_what_to_do(world: World) -> None:
     assert "does not have this Python" in lacking.trouble
 
 
+def test_what_a_pilot_s_farmer_said_when_it_could_not_work_is_told(world: World) -> None:
+    """A runner is checked where the tasks are to run."""
+    (request,) = world.see_to(3).requests()
+    outputs = [request.submission.directory / f"out.{element}" for element in (1, 2, 3)]
+    line = "taskfarmer: podman: no such program on PATH; install it, load its module, or use another runner\n"
+    outputs[0].write_text(f"module: loaded\n{'x' * 10000}\n{line}slurmstepd: done\n")
+    outputs[1].write_text("Traceback\n")
+    for element, status in ((1, 2), (2, 2), (3, 1)):
+        world.fake.end(JobId(f"1.{element}"), status)
+    said, nothing, other = (pilot.trouble for pilot in _seen(world).pilots)
+    assert said.endswith(line.removeprefix("taskfarmer: ").rstrip())
+    assert nothing.startswith("it ended with status 2")
+    assert other.startswith("it ended with status 1")
+
+
 def test_what_does_not_answer_is_said_and_waited_for_no_longer(world: World) -> None:
     world.see_to(2)
     world.fake.misbehave("poll", NoAnswer("squeue did not answer within 5 s"))

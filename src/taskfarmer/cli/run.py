@@ -60,8 +60,8 @@ def run(ctx: click.Context, /, tasklist: str | None, **_options: Any) -> None:
     leave(session_for(tasklist, given, surroundings).run())
 
 
-def session_for(tasklist: str | None, given: Given, surroundings: Config) -> Session:
-    """Return the session of a farmer on a list or on a sweep."""
+def session_for(tasklist: str | None, given: Given, surroundings: Config, *, here: bool = True) -> Session:
+    """Return the session of a farmer on a list or on a sweep; `here`: on this host, or on others that will check it."""
     if tasklist is not None:
         source = str(Path(tasklist).absolute())
         workdir = given.values["workdir"] or Path(f"{tasklist.rstrip('/')}_workdir")
@@ -83,8 +83,10 @@ def session_for(tasklist: str | None, given: Given, surroundings: Config) -> Ses
             heartbeat_s=min(HEARTBEAT_S, given.values["lease"] / 20),
         )
         digest, lines = _source(tasklist, given, str(workdir), surroundings)
-        farmer.build_runner(config)  # what is wrong with it is said before anything is written; so with jobs
-        farmer.check_jobs(config, given.elsewhere(surroundings), workdir.absolute(), surroundings.environ)
+        jobs = given.elsewhere(surroundings)
+        # What is wrong with the runner is said before anything is written; so with jobs.
+        farmer.build_runner(config, here=here and jobs is None)
+        farmer.check_jobs(config, jobs, workdir.absolute(), surroundings.environ)
         farm = open_or_create(workdir, config, digest, lines, disk_for(surroundings.fault))
         if not farm.created:
             kept = farmer.config_of(farm.ledger)

@@ -93,7 +93,7 @@ class Session:
         began = time.monotonic()
         opened, config = self.open()
         require_writable(opened.ledger.workdir)
-        runner = farmer.build_runner(config)
+        runner = farmer.build_runner(config, here=options.elsewhere is None)
         audience = self.audience()
         audience.opened(opened, replace(self.options, slots=farmer.room_for(self.options, opened.ledger, link)))
         if self.may_join_loops and any(segment.special for _, segment in opened.ledger.state.segments):

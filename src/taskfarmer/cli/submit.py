@@ -216,11 +216,11 @@ class _Submitting:
             raise InputError(f"{self.target}: there is no such list or workdir", hint="name a task list, or a workdir")
         if path is not None and path.is_dir() and self.v["handler"] == defaults()["handler"]:
             raise InputError(f"{self.target} is no farm", hint="name a task list, or a workdir that `taskfarmer` made")
-        session = session_for(self.target, self._given_for_farm(), self.surroundings)
+        session = session_for(self.target, self._given_for_farm(), self.surroundings, here=False)
 
         def made() -> _Farm:
             opened, _ = session.open()
-            farmer.build_runner(farmer.config_of(opened.ledger))
+            farmer.build_runner(farmer.config_of(opened.ledger), here=False)
             for note in opened.notes:
                 print(f"taskfarmer: {note}", file=sys.stderr)
             return self._of(opened.ledger, created=opened.created)
@@ -296,7 +296,8 @@ class _Submitting:
     def _made(self, path: Path) -> Ledger:
         """Make the farm elsewhere, to see what is in the list."""
         given = self._given_for_farm()
-        session = session_for(self.target, replace(given, values={**given.values, "workdir": path}), self.surroundings)
+        given = replace(given, values={**given.values, "workdir": path})
+        session = session_for(self.target, given, self.surroundings, here=False)
         return session.open()[0].ledger
 
     def _count(self, pilots: Pilots, ledger: Ledger, plan: Plan) -> int:

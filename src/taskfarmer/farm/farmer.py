@@ -14,6 +14,7 @@ from .. import definitions
 from ..config import Config
 from ..errors import Replaced, Stopped, WorkdirError
 from ..runners import Runner, is_declarative
+from ..runners.base import checked
 from . import host
 from .allocation import Allocation
 from .create import working_directory
@@ -64,16 +65,19 @@ def config_of(ledger: Ledger) -> FarmConfig:
     return FarmConfig.from_json(state.config, lease_s=state.lease_s, heartbeat_s=state.heartbeat_s)
 
 
-def build_runner(config: FarmConfig) -> Runner:
-    """Return the farm's runner, checked. Relative paths in its arguments are from where the tasks run.
+def build_runner(config: FarmConfig, *, here: bool = True) -> Runner:
+    """Return the farm's runner. Relative paths in its arguments are from where the tasks run.
+
+    `here`: whether it is to run tasks on this host. It is checked then; else that is left to the host that does, which
+    alone knows its programs, images and allocation: a pilot's farmer, or the job of a task (`executors.element`).
 
     Raises:
         InputError: it cannot be built, or cannot work here (a program is missing).
     """
     with _where_tasks_run(config):
         runner: Runner = definitions.build(config.runner, cwd=Path(config.cwd))
-        if hasattr(runner, "check"):  # an old class need not derive from ours
-            runner.check()
+        if here:
+            checked(runner)
     return runner
 
 

@@ -6,6 +6,7 @@ how many are left. What it needs to remember is in the workdir, so that rounds o
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -38,6 +39,9 @@ WARN_S = 180.0
 """Before its end it has a signal, where the system can, and submits the next one."""
 BARREN = 3
 """Pilots in vain for each that is wanted, after which nobody tries any longer."""
+_OURS = "taskfarmer: "
+_LAST_BYTES = 1 << 13
+"""How much of a pilot's output is read for the line with which its farmer ended."""
 _SAMPLE = 1000
 """Tasks with needs of their own that are looked at, of all that are left, to tell how much room they need."""
 _OPEN = (READY, WAITING, TAKEN)
@@ -347,7 +351,7 @@ def in_vain(queue: Queue, ledger: Ledger) -> list[tuple[Pilot, str]]:
             continue
         lives = farmers.get(pilot.link, [])
         if not lives and pilot.status.exit_status is not None and not is_revoked(ledger, pilot):
-            found.append((pilot, why_in_vain(pilot.status)))
+            found.append((pilot, why_in_vain(pilot.status, _last_word(ledger, pilot))))
         elif lives and all(f.why == "out of time" and not f.finished and not f.failed for f in lives):
             found.append((pilot, "no task that is left can end in a pilot's time; ask for more with --time"))
     return found
@@ -367,13 +371,28 @@ def is_revoked(ledger: Ledger, pilot: Pilot) -> bool:
     return (ledger.workdir.jobs / pilot.submission / REVOKED).exists()
 
 
-def why_in_vain(status: JobStatus) -> str:
-    """Return what an exit status of a pilot says, and what to do about it."""
+def _last_word(ledger: Ledger, pilot: Pilot) -> str:
+    """Return what the farmer of a pilot said if it could not work on its node (a program is missing there); or ""."""
+    if pilot.status.exit_status != InputError.exit_status:
+        return ""
+    try:
+        with open(ledger.workdir.jobs / pilot.submission / f"out.{pilot.element}", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix(_OURS) for line in reversed(lines) if line.startswith(_OURS)), "")
+
+
+def why_in_vain(status: JobStatus, said: str = "") -> str:
+    """Return what an exit status of a pilot, and what it `said`, tell of why, and what to do about it."""
     where = status.host or "its node"
     if status.exit_status == UNSEEN:
         return f"{where} does not see the workdir or the tasks' directory; put them where all nodes see them"
     if status.exit_status in (126, 127):
         return f"{where} does not have this Python; install taskfarmer where all nodes see it"
+    if said:
+        return f"{where}: {said}"
     return f"it ended with status {status.exit_status}" + (f" on {status.host}" if status.host else "")
 
 

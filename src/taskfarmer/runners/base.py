@@ -149,6 +149,17 @@ class Runner:
         return job if command == job.task.line else replace(job, task=replace(job.task, command=command, argv=None))
 
 
+def checked(runner: object) -> None:
+    """Have a runner say whether it can work here. An old class need not derive from ours, nor know the question.
+
+    Raises:
+        InputError: it cannot.
+    """
+    check = getattr(runner, "check", None)
+    if check is not None:
+        check()
+
+
 def is_declarative(runner: object) -> bool:
     """Return whether the farm asks `prepare` (new style) or hands over to `run` (old style).
 

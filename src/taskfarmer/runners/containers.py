@@ -162,7 +162,6 @@ class ContainerRunner(Runner):
         self._warm: WarmContainer | None = None
         self._kept_for: tuple[str, str | None, frozenset[int]] | None = None
         self._id = os.urandom(4).hex()
-        self._found = False
         self._ended = 0
 
     def _check_reuse(self) -> None:
@@ -331,13 +330,7 @@ class ContainerRunner(Runner):
 
         A container that is not there yet, has died, or is not such as the task needs, is started first. One under which
         the task was told to end is ended.
-
-        Raises:
-            InputError: the program is not there: a batch job may come to a node where nobody has checked that.
         """
-        if not (self.elsewhere or self._found):
-            require_program(self.program)
-            self._found = True
         if not self.blocking:
             return super().run(taskid, command, logfh)
         job = self._job_for(taskid, command)

@@ -157,7 +157,7 @@ class _EngineRunner(ContainerRunner):
         """Leave a record of the image in the workdir, once.
 
         Raises:
-            InputError: this is a batch job, where nothing was checked before, and its node cannot have the image.
+            InputError: a class of the user has its own `check`, which did not look, and the image cannot be had.
         """
         if self._recorded or not os.path.isabs(job.workdir):  # it runs without a farm
             return

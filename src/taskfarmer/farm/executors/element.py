@@ -1,9 +1,10 @@
 """What a batch job runs for one task: `python -P -m taskfarmer.farm.executors.element`, told by its environment.
 
-TASKFARMER_SUBMISSION is the directory of its submission, TASKFARMER_ELEMENT which of its tasks this is. It runs the
-task as a farmer on this node would, and writes how it ended into results/N, whole or not at all: who reads it later
-need not ask the scheduler. Until then N.start says since when it runs, and where. Its own exit status is the task's,
-for the scheduler's books.
+TASKFARMER_SUBMISSION is the directory of its submission, TASKFARMER_ELEMENT which of its tasks this is. It checks the
+runner, which nobody has done on this node, runs the task as a farmer here would, and writes how it ended into
+results/N, whole or not at all: who reads it later need not ask the scheduler. Until then N.start says since when it
+runs, and where. Its own exit status is the task's, for the scheduler's books. A runner that cannot work here fails the
+task, with one line in its log: the next node may not have it either.
 
 SIGTERM comes from the scheduler: cancelled, preempted, out of time. It is passed on to all processes of the task, the
 grace later SIGKILL. Then no end is written, unless the task had succeeded before: the scheduler says whether the job
@@ -78,7 +79,7 @@ class Element:
         self._tell_start(began)
         if timeout_s is not None:
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        attendant = Attendant()
+        attendant = Attendant(checks=True)
         said = attendant.attempt(self._job(), log)
         attendant.close()
         reason = self._reason  # who succeeded before any signal came has finished, whatever comes from now on

@@ -24,16 +24,21 @@ from typing import Any, TextIO
 
 from ...core.model import Task, decode_task
 from ...definitions import Definition, build, one_line
-from ...errors import TaskfarmerError
+from ...errors import InputError, TaskfarmerError
 from ...runners import Job, Runner
+from ...runners.base import checked
 
 CANNOT_RUN = 126
 
 
 class Attendant:
-    """Runs one attempt after the other in this process, with one runner."""
+    """Runs one attempt after the other in this process, with one runner.
 
-    def __init__(self) -> None:
+    `checks`: nobody has checked the runner on this host before, so it is, before the first attempt.
+    """
+
+    def __init__(self, *, checks: bool = False) -> None:
+        self._checks = checks
         self._runner: Any = None
         self._running: Any = None
         self._null = os.open(os.devnull, os.O_WRONLY)
@@ -83,9 +88,7 @@ class Attendant:
         """Return the exit status of an attempt, whatever the runner does."""
         try:
             if self._runner is None:
-                self._runner = build(Definition.from_json(job["runner"]))
-                if isinstance(self._runner, Runner):
-                    self._runner.learnt = job.get("learnt")
+                self._runner = self._made(job)
                 self._environ = dict(os.environ)
         except TaskfarmerError as error:
             _say(str(error))
@@ -103,6 +106,22 @@ class Attendant:
         except Exception as error:  # third parties' code: what it raises fails the attempt
             _say(str(error) if isinstance(error, TaskfarmerError) else one_line(error))
             return 1
+
+    def _made(self, job: dict[str, Any]) -> Any:
+        """Return the runner.
+
+        Raises:
+            TaskfarmerError: it cannot be made, or cannot work here.
+        """
+        runner = build(Definition.from_json(job["runner"]))
+        if isinstance(runner, Runner):
+            runner.learnt = job.get("learnt")
+        if self._checks:
+            try:
+                checked(runner)
+            except Exception as error:  # third parties' code
+                raise error if isinstance(error, TaskfarmerError) else InputError(one_line(error)) from error
+        return runner
 
     def _call(self, job: dict[str, Any], task: Task, log: TextIO) -> int:
         with suppress(AttributeError):  # a class that does not derive from ours may have no room for it
