@@ -41,7 +41,8 @@ from taskfarmer.runners.mounts import mounts_of
 from taskfarmer.runners.warm import message
 from tests.farms import TASKFARMER, Farm, Farmer, is_alive, kill, processes_with, wait_for
 from tests.testbed.containers import Engine
-from tests.testbed.slurm import Slurm
+from tests.testbed.fixtures import slurm_with
+from tests.testbed.slurm import Settings, Slurm
 
 CLASSES: dict[str, Any] = {"apptainer": ApptainerRunner, "docker": DockerRunner, "podman": PodmanRunner}
 REUSE = ["no", "slot"]
@@ -226,9 +227,24 @@ def test_the_words_for_srun() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "words_said"),
+    [
+        ("", ["--mem=0", "--gres=none"]),
+        ("--mem-bind=none --gpu-bind=none", ["--mem=0", "--gres=none", "--mem-bind=none", "--gpu-bind=none"]),
+        ("--mem-per-cpu=1G -G1", ["--mem-per-cpu=1G", "-G1"]),
+        ("--mem 1G --gres=gpu:1", ["--mem", "1G", "--gres=gpu:1"]),
+    ],
+)
+def test_a_step_takes_no_memory_and_no_gpus_unless_somebody_says_so(options: str, words_said: list[str]) -> None:
+    argv = words(SlurmStepRunner(options), "t")
+    assert list(argv[argv.index("--exact") + 1 : argv.index("/bin/sh", 1)]) == words_said
+
+
 def test_a_container_in_a_step_has_the_input_that_srun_hands_on() -> None:
     argv = words(SlurmStepRunner(inner=ApptainerRunner("docker://i", program="a")))
-    assert argv[:5] == ("/bin/sh", "-c", 'exec "$@" <"$0"', leash(), "srun")
+    assert argv[2].endswith('; exec "$@" <"$0"')
+    assert argv[3:5] == (leash(), "srun")
     assert argv.count(leash()) == 1
     assert "/dev/stdin" in argv
 
@@ -998,7 +1014,9 @@ def test_a_task_is_a_step(srun: Path, tmp_path: Path) -> None:
     runner.check()
     srun.unlink()
     assert run(runner, "echo $0 | wc -l; exit 4", tmp_path) == (4, "1\n")
-    assert srun.read_text().split() == ["--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--exact", "--mpi=none"]
+    assert srun.read_text().split() == [
+        *("--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--exact", "--mem=0", "--gres=none", "--mpi=none")
+    ]
 
 
 @pytest.mark.usefixtures("srun")
@@ -1040,6 +1058,13 @@ def allocation(slurm: Slurm, lone: Farm) -> Iterator[Callable[..., str]]:
 
     yield start
     slurm.cancel_all()
+
+
+@pytest.fixture
+def memory_slurm() -> Iterator[Slurm]:
+    """One whose nodes have memory and GPUs to give, and no more."""
+    with slurm_with(Settings(nodes=1, gpus=2, conf={"SelectTypeParameters": "CR_CPU_Memory"})) as made:
+        yield made
 
 
 def steps_of(slurm: Slurm, job: str) -> list[str]:
@@ -1086,6 +1111,22 @@ def test_tasks_are_steps_of_a_real_allocation(slurm: Slurm, lone: Farm, allocati
     assert [int(cpus) for _, _, cpus in steps] == [1 + id % 2 for id in range(10)]
     statuses = [lone.once("why", lone.workdir, str(id)).out for id in (10, 11, 12)]
     assert [status in said for status, said in zip(("status 7", "status 137", "status 127"), statuses, strict=True)]
+
+
+@pytest.mark.parametrize("asked", [("--mem=1000", "--gpus-per-node=2"), ("--mem-per-cpu=300", "--gres=gpu:2")])
+def test_steps_run_side_by_side(lone: Farm, memory_slurm: Slurm, asked: tuple[str, str]) -> None:
+    """Where Slurm counts memory and GPUs, whatever the job was given of both and whoever asks for none of it."""
+    define(lone, "steps", "SlurmStepRunner")
+    meet = f"cd {lone.path}; touch at.$PROC_NUMBER; until [ -e at.0 -a -e at.1 -a -e at.2 ]; do sleep 0.1; done"
+    task = {"command": f"{meet}; echo ${{SLURM_GPUS_ON_NODE-none}}", "timeout": 40}
+    lone.write_jsonl(task, {**task, "memory": "800M", "gpus": 1}, {**task, "gpus": 1})
+    options = ("--tasklist", "jsonl", "--runner", "steps", "-n", "3", "--memory", "900M", "--gpus", "0,1")
+    call = shlex.join(map(str, (*TASKFARMER, "run", lone.list, *options)))
+    words = ("--nodes=1", "--ntasks=3", *asked, "-o", lone.path / "job.out", "--wrap", call)
+    job = memory_slurm.submit(*words, cwd=lone.path, env=lone.env)
+    memory_slurm.wait_for(job)
+    assert lone.counts() == {"finished": 3}, (lone.path / "job.out").read_text()
+    assert [lone.log(task) for task in range(3)] == ["none\n", "1\n", "1\n"]
 
 
 def test_a_step_of_several_containers(slurm: Slurm, lone: Farm, allocation: Callable[..., str], engine: Engine) -> None:

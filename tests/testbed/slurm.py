@@ -23,13 +23,15 @@ FINISHED = frozenset("CANCELLED COMPLETED FAILED TIMEOUT NODE_FAIL BOOT_FAIL DEA
 class Settings:
     """What a Slurm of tests may be asked for.
 
-    `cred_expire_s`: a requeued job does not start again before. `partitions`: by name, what slurm.conf says of each.
-    `accounting`: with slurmdbd, so that `sacct` works. `conf`: keys of slurm.conf that replace ours; `extra`: more.
+    `gpus`: of each node, files that only have that name. `cred_expire_s`: a requeued job does not start again before.
+    `partitions`: by name, what slurm.conf says of each. `accounting`: with slurmdbd, so that `sacct` works. `conf`:
+    keys of slurm.conf that replace ours; `extra`: more.
     """
 
     nodes: int = 2
     cpus: int = 8
     memory_mb: int = 16000
+    gpus: int = 0
     cred_expire_s: int = 5
     max_array_size: int = 100001
     partitions: Mapping[str, str] = field(default_factory=lambda: {"main": "Nodes=ALL Default=YES MaxTime=INFINITE"})
@@ -187,12 +189,21 @@ class Slurm(Service):
         # Not used; but daemons look for control groups, and end where there are none, unless they are told which.
         (self.state / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         self._start_munged()
+        if self.settings.gpus:
+            self._make_gpus()
         if self.settings.accounting:
             self._start_accounting(database_port=ports[2], port=ports[1])
         self.daemon("slurmctld", "slurmctld", "-D")
         for node in self.nodes:
             self.daemon(f"slurmd.{node}", "slurmd", "-D", "-N", node)
         self.await_(self._all_idle, "all nodes are idle")
+
+    def _make_gpus(self) -> None:
+        for number in range(self.settings.gpus):
+            (self.state / f"gpu{number}").touch()
+        names = f"{self.state}/gpu[0-{self.settings.gpus - 1}]"
+        nodes = ",".join(self.nodes)
+        (self.state / "gres.conf").write_text(f"AutoDetect=off\nNodeName={nodes} Name=gpu File={names}\n")
 
     def _all_idle(self) -> bool:
         said = self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N", limit_s=10.0)
@@ -221,6 +232,7 @@ class Slurm(Service):
             "SlurmdParameters": "config_overrides",  # CPUs as they are said, not as they are
             "ReturnToService": 2,
             "MailProg": "/bin/true",
+            **({"GresTypes": "gpu"} if asked.gpus else {}),
             "SchedulerType": "sched/backfill",
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=2,bf_interval=2,default_queue_depth=1000,"
             "sched_min_interval=0",
@@ -237,7 +249,8 @@ class Slurm(Service):
         lines = [f"{key}={value}" for key, value in keys.items()]
         for node, port in zip(self.nodes, ports[3:], strict=True):
             place = f"NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}"
-            lines.append(f"NodeName={node} {place} CPUs={asked.cpus} RealMemory={asked.memory_mb}")
+            gpus = f" Gres=gpu:{asked.gpus}" if asked.gpus else ""
+            lines.append(f"NodeName={node} {place} CPUs={asked.cpus} RealMemory={asked.memory_mb}{gpus}")
         lines += [f"PartitionName={name} State=UP {words}" for name, words in asked.partitions.items()]
         return "\n".join([*lines, *asked.extra, ""])
 

@@ -20,13 +20,20 @@ from taskfarmer.runners.wrapping import Staging, argv_of, inner_runner
 TRIAL_S = 20.0
 """How long a first step may take; one that waits for others to end says nothing of whether it could run."""
 _RAN = "taskfarmer: this step runs"
+_OF_THE_JOB = ("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_SOCKET", "SLURM_GPUS_PER_TASK")
+"""In which srun finds how many GPUs the job was given, and takes them for the step's, beside what it is asked for."""
+_START = f'unset {" ".join(_OF_THE_JOB)}; exec "$@" <"$0"'
+_MEMORY = frozenset(("--mem", "--mem-per-cpu", "--mem-per-gpu"))
+_GPUS = frozenset(("-G", "--gpus", "--gpus-per-node", "--gpus-per-socket", "--gpus-per-task", "--gres"))
 
 
 class SlurmStepRunner(Runner):
     """Runs `srun --nodes=N --ntasks=N --cpus-per-task=CPUS --exact [OPTION]... TASK` for each task.
 
-    The step gets the task's CPUs and, if it has any, its memory and GPUs; Slurm places it on a node of the allocation,
-    and makes it wait while none is free. `ntasks` > 1 is for programs of MPI.
+    The step gets the task's CPUs, memory and GPUs; Slurm places it on a node of the allocation, and makes it wait while
+    none is free. Of a task that names no memory the step shares what the job has on the node, and keeps none of it from
+    other steps; one that names no GPUs gets none: by itself srun would take all that the job has of both, and run one
+    step at a time. `ntasks` > 1 is for programs of MPI.
 
     Raises:
         InputError: an argument cannot be used.
@@ -87,6 +94,7 @@ class SlurmStepRunner(Runner):
                 errors="replace",
                 check=False,
                 timeout=TRIAL_S,
+                env={name: value for name, value in os.environ.items() if name not in _OF_THE_JOB},
             )
         except subprocess.TimeoutExpired:
             return
@@ -110,16 +118,21 @@ class SlurmStepRunner(Runner):
             inside = tuple("/dev/stdin" if word == leash() else word for word in argv)
         else:
             inside = ("/bin/sh", "-c", TIED_STEP, "sh", *argv)
-        argv = ("/bin/sh", "-c", 'exec "$@" <"$0"', leash(), *call, *inside)
+        argv = ("/bin/sh", "-c", _START, leash(), *call, *inside)
         return replace(command, line=None, argv=argv)
 
     def _call(self, task: Task) -> tuple[str, ...]:
         """Return the words that start a step."""
         megabytes = -(-task.memory_bytes // (1 << 20))
+        memory, gpus = f"--mem={megabytes}M" if megabytes else "", f"--gpus={task.gpus}" if task.gpus else ""
+        said = {word[:2] if word[1:2] != "-" else word.partition("=")[0] for word in self.options}
+        if not (memory or said & _MEMORY):
+            memory = "--mem=0"
+        if not (gpus or said & _GPUS):
+            gpus = "--gres=none"
         return (
             *("srun", f"--nodes={self.nodes}", f"--ntasks={self.ntasks}", f"--cpus-per-task={task.cpus}", "--exact"),
-            *((f"--mem={megabytes}M",) if megabytes else ()),
-            *((f"--gpus={task.gpus}",) if task.gpus else ()),
+            *filter(None, (memory, gpus)),
             *self.options,
         )
 
