@@ -340,6 +340,26 @@ def test_a_program_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pyt
         PodmanRunner("i", pull="never").check()
 
 
+def test_a_place_of_temporary_files_that_cannot_be_mounted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "podman"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("tempfile.tempdir", f"{tmp_path}/a:b,c")
+    with pytest.raises(InputError, match=r"a:b,c: podman takes no path with a colon .*; set TMPDIR to"):
+        PodmanRunner("i").check()
+    for keeps_no_mark in (PodmanRunner("i", reuse="slot"), SlurmStepRunner(inner=PodmanRunner("i")).inner):
+        with pytest.raises(InputError, match="podman cannot pull"):
+            keeps_no_mark.check()
+
+
+def test_the_directory_of_a_task_that_cannot_be_mounted_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="takes no path with a colon and a comma or quote"):
+        words(PodmanRunner("i"), "true", cwd=f"{tmp_path}/a:b,c")
+
+
 def test_options_with_a_value_are_not_taken_for_switches() -> None:
     assert PodmanRunner("i", options="-vdit:/x -eTITLE=1 -P").options == ("-vdit:/x", "-eTITLE=1", "-P")
 

@@ -179,6 +179,8 @@ class ContainerRunner(Runner):
         require_program(self.program)
         for mount in self.mounts:
             mount.check()
+        if not (self.blocking or self.elsewhere):
+            self._check_mountable(None)  # the mark of a container that was started is there (see _share)
         self.staging.check(self)
         self.check_image()
         remove_left_directories()
@@ -194,7 +196,15 @@ class ContainerRunner(Runner):
 
     def check_directory(self, parent: str | None) -> None:
         """Raise InputError if it is a path that cannot be mounted."""
-        self.mount_words(Mount(parent or tempfile.gettempdir()))
+        self._check_mountable(parent)
+
+    def _check_mountable(self, parent: str | None) -> None:
+        """Raise InputError if nothing in `parent` (None: where temporary files go) can be mounted."""
+        try:
+            self.mount_words(Mount(parent or tempfile.gettempdir()))
+        except InputError as error:
+            hint = "name another tempdir" if parent else "set TMPDIR to a directory with another name"
+            raise InputError(error.message, hint=hint) from None
 
     def _try_setup(self) -> None:
         """Raise InputError for a set-up that takes the place of the shell: each task would have finished without it.
