@@ -122,6 +122,34 @@ def test_commands_in_the_documentation_exist(where: str, name: str, used: list[s
     assert [option for option in used if option not in known] == [], f"{where}: taskfarmer {name}"
 
 
+def test_the_recipes_for_a_site_like_nersc_are_taken(tmp_path: Path) -> None:
+    """The first one is submitted; of the others it is asked what would be."""
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "sacct", "shifter"):
+        (tmp_path / name).write_text("#!/bin/sh\n" + ("echo 7\n" if name == "sbatch" else ""))
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "tasks.txt").write_text("true\n" * 1000)
+    section = page("slurm.md").partition("## A site like NERSC")[2].replace("/scratch/me", str(tmp_path))
+    (definition,) = blocks(section, "ini")
+    (tmp_path / "runners.ini").write_text(definition)
+    shells = "".join([*blocks(section, "sh"), *blocks(section, "text")]).replace("\\\n", " ")
+    first, *others = (shlex.split(line) for line in re.findall(r"taskfarmer submit (.*)", shells))
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+    def submit(*words: str) -> str:
+        command = [sys.executable, "-m", "taskfarmer", "submit", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    assert submit(*first).startswith("submitted 4 pilots to Slurm")
+    flex, kept = (submit("--dry-run", *words) for words in others)
+    assert "--time=10:00:00 --time-min=1:30:00 --cpus-per-task=128" in flex
+    assert "scontrol requeue" in flex
+    for shown in (flex, kept):
+        assert " --account=m1234 " in shown
+        assert " -C cpu --qos=" in shown
+
+
 def _json(name: str, *words: str | Path) -> Any:
     command = [sys.executable, "-m", "taskfarmer", name, "--json", *words]
     return json.loads(subprocess.run(command, capture_output=True, check=False).stdout)
