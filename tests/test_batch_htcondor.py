@@ -592,6 +592,8 @@ def test_what_was_removed_for_its_walltime_says_so() -> None:
     ad = {"JobStatus": 3, "RemoveReason": "PeriodicRemove", "LastHoldReason": "too long", "LastHoldReasonCode": 46}
     said, _ = polled(["7.0"], "", ads({"ClusterId": 7, "ProcId": 0, **ad}))
     assert said[JobId("7.0")] == JobStatus(JobState.LOST, reason="too long")
+    said, _ = polled(["7.0"], ads({"ClusterId": 7, "ProcId": 0, **ad}))  # on its way out of the queue
+    assert said[JobId("7.0")] == JobStatus(JobState.LOST, reason="too long")
 
 
 def test_all_that_left_the_queue_are_looked_up_at_once() -> None:

@@ -137,7 +137,7 @@ def _in_queue(ad: Mapping[str, Any]) -> JobStatus:
         case 3 if host:
             return JobStatus(JobState.RUNNING, reason=f"is being removed: {_text(ad, 'RemoveReason')}", host=host)
         case 3:
-            return JobStatus(JobState.LOST, reason=_text(ad, "RemoveReason") or "removed")
+            return JobStatus(JobState.LOST, reason=_why_removed(ad))
         case 4:
             return _ended(ad, host)
         case 5:
@@ -166,10 +166,15 @@ def _in_history(ad: Mapping[str, Any]) -> JobStatus:
     host = _host(ad, "LastRemoteHost")
     if ad.get("JobStatus") == 4:
         return _ended(ad, host)
-    # The reason of a removal after the end of the walltime is but our own rule.
-    if ad.get("LastHoldReasonCode") in TIME_IS_UP and (reason := _text(ad, "LastHoldReason")):
-        return JobStatus(JobState.LOST, reason=reason, host=host)
-    return JobStatus(JobState.LOST, reason=_text(ad, "RemoveReason") or "removed", host=host)
+    return JobStatus(JobState.LOST, reason=_why_removed(ad), host=host)
+
+
+def _why_removed(ad: Mapping[str, Any]) -> str:
+    """Return why a job was removed; after the end of its walltime the reason of that is but our own rule."""
+    for before in ("Last", ""):
+        if ad.get(f"{before}HoldReasonCode") in TIME_IS_UP and (reason := _text(ad, f"{before}HoldReason")):
+            return reason
+    return _text(ad, "RemoveReason") or "removed"
 
 
 def _held(ad: Mapping[str, Any]) -> JobStatus:
