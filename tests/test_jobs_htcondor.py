@@ -59,6 +59,18 @@ def test_jobs_that_somebody_removes_or_vacates_run_again_and_are_no_failures(con
     assert len(list(jobs.workdir.glob("jobs/*"))) == 2
 
 
+@pytest.mark.timeout(240)
+def test_a_task_whose_job_is_out_of_time_is_lost_and_runs_again_at_no_cost(condor: HTCondor, jobs: Farm) -> None:
+    write(jobs, *[f"[ -e second.{n} ] || {{ touch second.{n}; sleep 300; }}" for n in (0, 1)], "true")
+    done = jobs.start(*JOBS, "--time", "8s", "--retries", "0", "--max-failures", "1").wait(200)
+    assert done.status == 0, done
+    assert jobs.counts() == {"finished": 3}
+    assert ran(jobs) == {0: 2, 1: 2, 2: 1}
+    for task in (0, 1):
+        (shown,) = jobs.once("show", jobs.workdir, str(task), "--json").json()["tasks"]
+        assert [attempt["ending"] for attempt in shown["attempts"]] == ["lost", "finished"]
+
+
 def test_a_held_job_is_said_with_its_reason(condor: HTCondor, jobs: Farm) -> None:
     """spec: workflow 6.9.112, 6.12.140"""
     write(jobs, "sleep 300")

@@ -98,6 +98,24 @@ def test_an_evicted_pilot_goes_on(pool: Farm, condor: HTCondor) -> None:
     assert len(pilots(pool)[0]["farmers"]) == 2
 
 
+@pytest.mark.timeout(300)
+def test_a_task_whose_pilot_is_out_of_time_is_lost_and_runs_again_at_no_cost(pool: Farm) -> None:
+    pool.write(f"[ -e {pool.path}/second ] || {{ touch {pool.path}/second; sleep 300; }}", "true")
+    unaware = pool.path / "env.sh"  # or it would leave some seconds before
+    unaware.write_text("export TASKFARMER_END_TIME=$(($(date +%s) + 1000))\n")
+    words = ("--keep", "1", "--time", "10s", "--env-script", str(unaware), "--retries", "0", "--max-failures", "1")
+    keeper = pool.start_command(*TASKFARMER, "submit", str(pool.list), *SMALL, *words)
+    ended = keeper.wait(200)
+    assert ended.status == 0, ended
+    all_finished(pool, 2)
+    assert pool.attempts() == {0: 2, 1: 1}
+    (shown,) = said("show", pool.workdir, "0")["tasks"]
+    assert [attempt["ending"] for attempt in shown["attempts"]] == ["stopped", "finished"]
+    first, second = pilots(pool)
+    assert (first["state"], second["state"], second["exit_status"]) == ("lost", "ended", 0)
+    assert "exceeded allowed job duration" in first["reason"]
+
+
 def test_a_pilot_that_leaves_work_queues_once_more(pool: Farm) -> None:
     pool.write(*["sleep 1"] * 16)
     submit(pool, "--jobs", 1, "--slots", 2, "--requeue", "--env-script", _farewell(pool))
