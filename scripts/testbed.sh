@@ -8,9 +8,13 @@
 # Needs root and apt-get; elsewhere it says so and exits 0, since those tests are skipped there, for the same reason.
 # No service is started: tests start their own. What this release of Debian has not, or not new enough, is unpacked
 # into $TESTBED_CACHE (by default /var/cache/taskfarmer-testbed) and not installed. A second run finds all and does nothing.
+# Packages that are installed are kept there, too (debs), so that the next fresh machine with the same directory fetches
+# none of them. To see that:
+#   apt-get install -y --reinstall --download-only --no-download -o Dir::Cache::archives=$TESTBED_CACHE/debs slurmctld
 set -eu
 
 cache=${TESTBED_CACHE:-/var/cache/taskfarmer-testbed}
+case $cache in /*) ;; *) cache=$PWD/$cache ;; esac # for apt, names are relative to a directory of its own
 all="moosefs sshfs nfs podman docker apptainer slurm accounting htcondor gridengine redis"
 unpacking="mmdebstrap patchelf"
 
@@ -77,8 +81,10 @@ if [ -n "$missing" ]; then
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update
+    mkdir -p "$cache/debs/partial"
     # shellcheck disable=SC2086
-    apt-get -qq install -y --no-install-recommends $missing > /dev/null
+    apt-get -qq install -y --no-install-recommends -o Dir::Cache::archives="$cache/debs" \
+        -o APT::Keep-Downloaded-Packages=true $missing > /dev/null
 fi
 
 # unpack_package SUITE PACKAGE DIRECTORY: the package of another release of Debian, with all that it needs.

@@ -384,6 +384,26 @@ def test_where_nothing_can_be_installed_the_script_says_what_is_skipped(tmp_path
     assert done.stderr == "testbed.sh: not root on Debian: the tests with redis slurm will be skipped\n"
 
 
+def test_packages_are_kept_for_the_next_machine(tmp_path: Path) -> None:
+    """What apt does with its own option is not tested: there is no network."""
+    needs.need_root("mount")
+    stubs = tmp_path / "bin"
+    stubs.mkdir()
+    for name, line in (("dpkg-query", "exit 1"), ("id", "echo 0"), ("apt-get", f'echo "$*" >>{tmp_path}/calls')):
+        (stubs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (stubs / name).chmod(0o755)
+    # The script says in /usr/sbin that no service is to be started; here in one that nobody else sees.
+    words = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /usr/sbin && exec sh "$0" redis')
+    subprocess.run(
+        [*words, PROJECT / "scripts/testbed.sh"], check=True, timeout=60, cwd=tmp_path,
+        env={**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}", "TESTBED_CACHE": "kept"},
+    )  # fmt: skip
+    update, install = (tmp_path / "calls").read_text().splitlines()
+    assert (update, install.split()[1]) == ("-qq update", "install")
+    assert f"-o Dir::Cache::archives={tmp_path}/kept/debs " in install
+    assert (tmp_path / "kept/debs/partial").is_dir()
+
+
 def test_states_are_private() -> None:
     state = new_state("private")
     try:
