@@ -417,6 +417,17 @@ def test_a_mount_of_any_name_works(engine: Engine, tmp_path: Path, name: str) ->
     assert not (source / "no").exists()
 
 
+def test_volumes_of_the_program_and_propagation_are_for_options(daemon: Engine, tmp_path: Path) -> None:
+    """A mount is of a path; what has several lines needs no standard input, of which a task has none."""
+    assert mounts_of("results:/results")[0].source == f"{os.getcwd()}/results"
+    with pytest.raises(InputError, match="is not SOURCE"):
+        made(daemon, "/cvmfs:/cvmfs:rslave")
+    runner = made(daemon, options=f"--volume=results:/results --volume={tmp_path}:/here:ro,rprivate")
+    script = "echo x >/results/x\ncat\nfor place in /results /here; do\n    ls $place\ndone\n"
+    (tmp_path / "seen").touch()
+    assert run(runner, script, tmp_path) == (0, "x\nlog\nseen\n")
+
+
 def quoted(name: str) -> str:
     """Return a word of a shell line."""
     return "'" + name.replace("'", "'\\''") + "'"
