@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -1065,6 +1065,18 @@ def test_a_directory_of_one_node_is_not_for_steps_on_several(tmp_path: Path, mon
 def test_a_step_needs_an_allocation(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID")
     with pytest.raises(InputError, match="no allocation"):
+        SlurmStepRunner().check()
+
+
+@pytest.mark.parametrize(("step", "refused"), [("0", True), ("4294967291", False), ("", False)])
+def test_a_farmer_that_is_a_step_itself_cannot_wait_for_others(
+    srun: Path, monkeypatch: pytest.MonkeyPatch, step: str, refused: bool
+) -> None:
+    """Of a script, whose step has a number of Slurm's own, it says nothing that another has to wait."""
+    (srun.parent / "bin" / "srun").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr("taskfarmer.runners.slurmstep.TRIAL_S", 0.2)
+    monkeypatch.setenv("SLURM_STEP_ID", step)
+    with pytest.raises(InputError, match=r"is itself one.*srun --overlap") if refused else nullcontext():
         SlurmStepRunner().check()
 
 

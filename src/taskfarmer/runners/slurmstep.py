@@ -20,6 +20,8 @@ from taskfarmer.runners.wrapping import Staging, argv_of, inner_runner
 TRIAL_S = 20.0
 """How long a first step may take; one that waits for others to end says nothing of whether it could run."""
 _RAN = "taskfarmer: this step runs"
+_FIRST_OF_SLURM = 0xFFFFFFF0
+"""Ids of steps from here on are Slurm's own: of the script, of the shell of an interactive job."""
 _OF_THE_JOB = ("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_SOCKET", "SLURM_GPUS_PER_TASK")
 """In which srun finds how many GPUs the job was given, and takes them for the step's, beside what it is asked for."""
 _START = f'unset {" ".join(_OF_THE_JOB)}; exec "$@" <"$0"'
@@ -83,7 +85,10 @@ class SlurmStepRunner(Runner):
             )
 
     def _try_step(self) -> None:
-        """Raise InputError if srun takes no such step, or runs nothing in it. One that has to wait says nothing."""
+        """Raise InputError if srun takes no such step, or runs nothing in it.
+
+        One that has to wait says nothing, unless it may be for the farmer's own step to end.
+        """
         call = self._call(Task(text=""))
         try:
             done = subprocess.run(
@@ -97,6 +102,11 @@ class SlurmStepRunner(Runner):
                 env={name: value for name, value in os.environ.items() if name not in _OF_THE_JOB},
             )
         except subprocess.TimeoutExpired:
+            if _is_step(os.environ.get("SLURM_STEP_ID", "")):
+                raise InputError(
+                    f"no step starts within {TRIAL_S:g} s, and the farmer is itself one, which has its CPUs for itself",
+                    hint="start it in the job's script, or by `srun --overlap`; have pilots of one node each",
+                ) from None
             return
         if done.returncode or _RAN not in done.stdout:
             said = message(done.stderr) or "it ends well without running anything"
@@ -135,6 +145,11 @@ class SlurmStepRunner(Runner):
             *filter(None, (memory, gpus)),
             *self.options,
         )
+
+
+def _is_step(id: str) -> bool:
+    """Whether this is the id of a step that srun started, and not of what Slurm itself runs: scripts, shells."""
+    return id.isdecimal() and int(id) < _FIRST_OF_SLURM
 
 
 def _count(value: str | int, name: str) -> int:
