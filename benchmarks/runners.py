@@ -9,7 +9,10 @@ with the same options, without taskfarmer's shells, leash, mount and settings of
 the other way round; so often, since a start takes 10 to 30 ms more or less from one time to the next. The median of the
 differences of the two of a pair is to be at most 5 ms; beside it stands between what that median lies in 95 of 100 such
 series (by the ranks of the differences). Third in each round comes the command as one would type it, without the
-options that the runner sets (`--init`, `--network=none`, ...), and how much longer than it the runner took.
+options that the runner sets (`--init`, `--network=none`, ...), and how much longer than it the runner took. With the
+testbed's engines there is a row for Shifter, too, of which there is only a stand-in: a script that checks how it is
+called, and runs the task. Its runner starts the same call, with a variable more, so there is nothing to be seen but how
+far such figures are from nothing by chance; it says nothing of what Shifter takes.
 
 Then, what a task of a farm with one slot takes: plain, in a container of its own, and in one that is kept for the slot
 (`reuse = slot`). It is the time from the end of the first task to that of the last, by the number of tasks between, so
@@ -34,10 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.common import arguments, rounds, scratch, show, taskfarmer, timed
 from taskfarmer.core.model import Task
-from taskfarmer.runners import ApptainerRunner, DockerRunner, Job, PodmanRunner, Runner
+from taskfarmer.runners import ApptainerRunner, DockerRunner, Job, PodmanRunner, Runner, ShifterRunner
 from tests.testbed.containers import UP
 from tests.testbed.images import make_root
 
+STANDIN = Path(__file__).resolve().parents[1] / "tests/standins/shifter"
+NO_MORE: Mapping[str, Runner] = {}
 TARGET_MS = 5.0
 TARGET_TIMES = 3.0
 COLD, WARM = 10, 300
@@ -61,16 +66,24 @@ def main() -> int:
     if images := {name: image for name in CLASSES if (image := getattr(options, name))}:
         return measure(images, options)
     with ExitStack() as stack:
-        root = make_root(stack.enter_context(scratch(options.scratch)) / "root")
-        return measure({name: stack.enter_context(UP[name](root)).image for name in CLASSES}, options)
+        place = stack.enter_context(scratch(options.scratch))
+        root = make_root(place / "root")
+        images = {name: stack.enter_context(UP[name](root)).image for name in CLASSES}
+        return measure(images, options, {"shifter (stand-in)": shifter(place / "bin")})
 
 
-def measure(images: dict[str, str], options: argparse.Namespace) -> int:
-    """Run what was asked for with these images; 1 if a target was missed."""
-    added = [
-        bare_row(name, CLASSES[name](image), options.line, options.pairs, options.calm)
-        for name, image in images.items()
-    ]
+def shifter(place: Path) -> Runner:
+    """Return a runner for the stand-in, which is put on PATH there, with the variables that it wants to see."""
+    place.mkdir()
+    (place / "shifter").symlink_to(STANDIN)
+    os.environ.update(PATH=f"{place}{os.pathsep}{os.environ['PATH']}", PROC_NUMBER="0", BASH_ENV="")
+    return ShifterRunner("mini:1")
+
+
+def measure(images: dict[str, str], options: argparse.Namespace, more: Mapping[str, Runner] = NO_MORE) -> int:
+    """Run what was asked for with these images; 1 if a target was missed. `more`: only for what a runner adds."""
+    runners = {**{name: CLASSES[name](image) for name, image in images.items()}, **more}
+    added = [bare_row(name, runner, options.line, options.pairs, options.calm) for name, runner in runners.items()]
     show(added, as_json=options.json)
     with scratch(options.scratch) as place:
         farms = farm_rows(images, place, options.line, options.rounds, options.calm)
@@ -127,6 +140,8 @@ def prepared(runner: Runner, line: str) -> tuple[Sequence[str], Mapping[str, str
 
 def bare(argv: Sequence[str], line: str) -> Sequence[str]:
     """Return the client's call alone: neither the shell around it, nor ours in the container, nor their mount."""
+    if argv[0] == "shifter":
+        return argv
     client = list(argv[4 : argv.index("/bin/sh", 4)])
     ours = next(i for i, word in enumerate(client) if "/share:" in word)
     del client[ours - (client[ours - 1] == "--volume") : ours + 1]
@@ -136,6 +151,8 @@ def bare(argv: Sequence[str], line: str) -> Sequence[str]:
 def typed(name: str, runner: Runner, line: str) -> Sequence[str]:
     """Return the command that a person would type for the same."""
     image, here = str(vars(runner)["image"]), os.getcwd()
+    if isinstance(runner, ShifterRunner):
+        return ["shifter", "--image", image, "--", "/bin/bash", "-c", line]
     if name == "apptainer":
         return [name, "--quiet", "exec", image, "sh", "-c", line]
     return [name, "run", "--rm", f"--volume={here}:{here}", f"--workdir={here}", image, "sh", "-c", line]
