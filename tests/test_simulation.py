@@ -380,11 +380,20 @@ class Mixture:
     rules: Rules = field(default_factory=Rules)
     lease_s: float = 300.0
     heartbeat_s: float = 15.0
+    file_system: FileSystem = LOCAL
+
+    @property
+    def wait_s(self) -> float:
+        """How long somebody may be idle there: that it asks is hidden for a while, and then what it is given."""
+        return WAIT_S + 2 * self.file_system.hidden_s
 
     def run(self, path: Path) -> Figures:
         """Run it to its end, check it, and return its figures."""
         path.mkdir()
-        simulation = Simulation(path, self.tasks, rules=self.rules, lease_s=self.lease_s, heartbeat_s=self.heartbeat_s)
+        simulation = Simulation(
+            path, self.tasks, rules=self.rules, lease_s=self.lease_s, heartbeat_s=self.heartbeat_s,
+            file_system=self.file_system,
+        )  # fmt: skip
         simulation.farmers(self.hosts)
         simulation.run()
         return check(simulation, buried=False)
@@ -459,6 +468,7 @@ def some_time(draw: random.Random, hosts: list[Host]) -> Iterator[tuple[Host, fl
 
 KINDS: dict[str, Callable[[random.Random, Mixture], Mixture]] = {
     "plain": lambda _draw, farm: farm,
+    "nfs": lambda _draw, farm: replace(farm, file_system=NFS),
     "gpus": of_gpus,
     "cpus": of_cpus,
     "memory": of_memory,
@@ -479,7 +489,7 @@ def bad_seeds(path: Path, lot: Callable[[int], None], kind: str, seeds: Iterable
         lot(seed)
         made = mixture(kind, seed)
         seen = made.run(path / str(seed))
-        if seen.idle_longest_s > WAIT_S or seen.entries_in_vain > 12 * (len(made.hosts) + 1):
+        if seen.idle_longest_s > made.wait_s or seen.entries_in_vain > 12 * (len(made.hosts) + 1):
             found[seed] = seen.idle_longest_s, seen.entries_in_vain
     return found
 
