@@ -17,7 +17,7 @@ help:
 	@echo "make testbed-down      take them down"
 	@echo "make testbed-packages  as root on Debian: install what tests bring up: file systems, containers, batch systems"
 	@echo "make docs    build the documentation into site/"
-	@echo "make hosts   all tests on network file systems (half an hour)"
+	@echo "make hosts   all tests on network file systems (an hour)"
 	@echo "make sweep   the long tests: kills at every operation, long random lives of a ledger (up to hours)"
 	@echo "make bench   the benchmarks, side by side with other tools"
 	@echo "make clean   remove $(VENV), caches and results"

@@ -6,14 +6,18 @@ On MooseFS in every run; with `-m long` on the others, and by `test_nfs.py` on N
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from taskfarmer.core.entries import Farm as FarmEntry
-from tests.farms import Done, counted_finishes, kill, wait_for
+from tests.farms import TASKFARMER, Done, counted_finishes, kill, wait_for
+from tests.hosts.doorman import Doorman
 from tests.hosts.shared import HostFarmer, SharedFarm
 
 pytestmark = pytest.mark.timeout(900)
@@ -200,6 +204,38 @@ def test_no_slot_is_empty_while_another_host_holds_what_it_has_not_started(farm:
     all_there = max([min(began), *(farmer.since for farmer in ledger.state.farmers)])
     there_and_back_s = 2 * farm.site.system.delay_s
     assert max(began) - all_there <= MOST_IDLE_S + there_and_back_s + PROMPTLY_S
+
+
+def selftest(farm: SharedFarm, *options: str, lacks: Sequence[str] = ()) -> dict[str, Any]:
+    """Test the site from one host, which reaches the other only by the launcher; return the figures by check.
+
+    It is fit, with nothing left in it, and sound but for what it `lacks`.
+    """
+    a, b = farm.hosts(2)
+    with Doorman(farm.path / "calls", [a, b]) as doorman:
+        words = ("--dir", str(farm.there), "--hosts", "a,b", "--launcher", doorman.launcher, "--json", *options)
+        argv = a.argv(*TASKFARMER, "selftest", *words)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    said = json.loads(done.stdout)
+    assert (said["hosts"], said["fit"], said["left"]) == (["a", "b"], True, "")
+    assert [check["name"] for check in said["checks"] if check["verdict"] == "NOT OK"] == list(lacks), said
+    assert list(farm.workdir.parent.iterdir()) == []
+    return {check["name"]: check["figures"] for check in said["checks"]}
+
+
+def test_the_self_test_of_two_hosts(farm: SharedFarm) -> None:
+    seen = selftest(farm)["farm"]
+    assert (seen["finished"], seen["farmers"], seen["problems"]) == (300, 2, [])
+
+
+@pytest.mark.long
+def test_the_self_test_of_two_hosts_with_chaos(farm: SharedFarm) -> None:
+    lease_s = farm.site.system.lease_s
+    chaos = ("--chaos", "--seconds", f"{2 * lease_s:g}", "--lease", f"{lease_s:g}", "--farmers", "3", "--seed", "1")
+    seen = selftest(farm, *chaos, "--tasks", "2000")["chaos"]
+    assert seen["finished"] == seen["tasks"] == seen["executions"] - seen["again"]
+    assert sum(seen["strikes"].values()) > 0
 
 
 def longest_idle(farm: SharedFarm, since: float) -> float:

@@ -38,9 +38,9 @@ def test_hosts_that_start_in_the_same_instant_on_nfs(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(5400)
 @pytest.mark.parametrize("version", ["3", "4.2"])
 def test_all_on_nfs(tmp_path: Path, version: str) -> None:
-    ended = in_the_laboratory(tmp_path, version, "", 3500)
+    ended = in_the_laboratory(tmp_path, version, "", 5300)
     assert len(ended) >= 9
     assert set(ended.values()) == {"passed"}

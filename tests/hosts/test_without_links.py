@@ -10,7 +10,7 @@ import pytest
 from tests.hosts.clients import Site, Sshfs
 from tests.hosts.conftest import site_of
 from tests.hosts.shared import SharedFarm
-from tests.hosts.test_hosts import all_done
+from tests.hosts.test_hosts import all_done, selftest
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,3 +34,9 @@ def test_hosts_share_a_list_where_no_links_can_be_made(farm: SharedFarm) -> None
     assert set(farm.attempts().values()) == {1}
     assert set(farm.runs_by_host()) == {"a", "b"}
     farm.check(total)
+
+
+@pytest.mark.long
+def test_the_self_test_of_two_hosts_where_no_links_can_be_made(farm: SharedFarm) -> None:
+    seen = selftest(farm, lacks=["link"])["farm"]
+    assert (seen["finished"], seen["farmers"], seen["problems"]) == (300, 2, [])
