@@ -84,9 +84,9 @@ class Fold:
         """Have a farmer leave."""
         self.append(Leave(why="done"), *self.news(id), by=id)
 
-    def bury(self, id: str) -> None:
+    def bury(self, id: str, *, unseen: bool = False) -> None:
         """Bury a farmer; its journal is cut where the state has read it."""
-        self.append(Bury(farmer=id, why="silent"), *self.news(id))
+        self.append(Bury(farmer=id, why="silent", unseen=unseen), *self.news(id))
 
     def retry(self, ids: str, *news: News) -> None:
         """Retry tasks."""

@@ -338,6 +338,28 @@ def test_the_buried_lose_what_they_had_not_ended() -> None:
     assert fold.state.farmer("a").cut == 300
 
 
+def test_who_was_silent_may_have_started_more_than_anybody_saw() -> None:
+    """Issue 3: a duplicate execution has a higher attempt number. Its last records may not have left its host."""
+    fold = Fold(5)
+    fold.join("a")
+    fold.take("a", "0-4")
+    fold.run("a", 0)
+    fold.start("a", 1)
+    fold.run("a", 2, outcome="again")
+    fold.read("a")
+    fold.cancel("4")
+    fold.bury("a", unseen=True)
+    assert fold.names() == ["finished", "toprocess", "toprocess", "toprocess", "cancelled"]
+    tries = [fold.state.tries_of(task) for task in range(5)]
+    assert tries[0] == Tries(1)
+    assert tries[1] == Tries(1, 0, 1), "it was seen to start, and is lost"
+    assert tries[2] == Tries(2, 1, 0)
+    assert tries[3] == Tries(1), "nobody knows of a loss"
+    fold.retry("4")
+    assert fold.state.tries_of(4) == Tries(1)
+    assert [fold.again().tries_of(task) for task in range(4)] == tries[:4]
+
+
 def test_a_finish_behind_the_cut_does_not_count() -> None:
     fold = Fold(1)
     fold.join("a")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from taskfarmer.core.entries import Bury
 from taskfarmer.core.ids import format_ids
 from taskfarmer.core.records import Ended, Started
 from taskfarmer.farm.journal import read_tail
@@ -266,6 +267,13 @@ def test_a_host_that_dies_is_replaced_after_the_lease(farm: Farm) -> None:
     again = max(run.time for run in farm.runs() if run.task == 0)
     assert 1.5 < again - died < 15
     check_contract(farm, 2)
+    assert [burial.unseen for burial in _burials(farm)] == [True]
+
+
+def _burials(farm: Farm) -> list[Bury]:
+    """Return what the log says of the dead."""
+    log = Ledger.open(farm.workdir).log
+    return [body for number in log.numbers() if isinstance(body := log.read(number).body, Bury)]
 
 
 def test_a_host_that_left_on_a_full_disk_is_replaced_after_the_lease(farm: Farm, disk: Path) -> None:
@@ -475,6 +483,7 @@ def test_the_writer_of_an_entry_that_died_is_waited_for(lone: Farm, who: str) ->
     assert end.status == 0, end
     assert lone.attempts() == {0: 1 + (who == "new"), 1: 1, 2: 1}
     assert Ledger.open(lone.workdir).log.read(int(entry.name)).by == "void"
+    assert [burial.unseen for burial in _burials(lone)] == [False] * (who == "new"), "of the gone all can be read"
     check_contract(lone, 3)
 
 

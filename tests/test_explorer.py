@@ -123,8 +123,11 @@ def _bury_without_news(patch: pytest.MonkeyPatch) -> None:
 
 
 def _hear_the_dead(patch: pytest.MonkeyPatch) -> None:
-    """Journals are read beyond the cut of a burial."""
-    observe = State.observe
+    """Journals are read beyond the cut of a burial. Numbers that a burial passes over would hide it."""
+    observe, end = State.observe, State._end
+
+    def all_seen(self: State, id: str, how: str, why: str, time: float, *, unseen: bool = False) -> None:
+        end(self, id, how, why, time)
 
     def heard(self: State, id: str, records: Any, length: int) -> None:
         farmer = self.farmer(id)
@@ -139,6 +142,7 @@ def _hear_the_dead(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(State, "observe", heard)
     patch.setattr(Ledger, "read_tails", read_tails)
+    patch.setattr(State, "_end", all_seen)
 
 
 def _take_without_looking(patch: pytest.MonkeyPatch) -> None:
@@ -178,9 +182,9 @@ def _forget_lost_attempts(patch: pytest.MonkeyPatch) -> None:
     """A burial does not remember the numbers of the attempts that were lost."""
     end = State._end
 
-    def forgetful(self: State, id: str, how: str, why: str, time: float) -> None:
+    def forgetful(self: State, id: str, how: str, why: str, time: float, *, unseen: bool = False) -> None:
         lost = [task for task, _ in self.attempts_of(self.index[id])]
-        end(self, id, how, why, time)
+        end(self, id, how, why, time, unseen=unseen)
         self.tries.update(dict.fromkeys(lost, Tries()))
 
     patch.setattr(State, "_end", forgetful)

@@ -118,11 +118,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bury:
-    """`farmer` is presumed dead. Its news in this entry ends where its journal is cut: later ends do not count."""
+    """`farmer` is presumed dead. Its news in this entry ends where its journal is cut: later ends do not count.
+
+    `unseen`: nobody can see whether it lives, nor all that it wrote: it may have started more than its journal tells.
+    """
 
     kind: ClassVar[str] = "bury"
     farmer: str
     why: str
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

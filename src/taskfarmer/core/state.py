@@ -249,7 +249,7 @@ class State:
             case Bury() as body:
                 cut = max((news.length for news in entry.news if news.of == body.farmer), default=0)
                 self.stale = self.stale or self.farmer(body.farmer).seen > cut
-                self._end(body.farmer, "buried", body.why, entry.time)
+                self._end(body.farmer, "buried", body.why, entry.time, unseen=body.unseen)
             case Leave() as body:
                 self._end(entry.by, "left", body.why, entry.time)
             case Retry(ids=ids):
@@ -297,15 +297,21 @@ class State:
         if len(farmer.takes) > 64:
             farmer.takes = [(a, b) for a, b in farmer.takes if self.status.find(TAKEN, a, b + 1) >= 0]
 
-    def _end(self, id: str, how: str, why: str, time: float) -> None:
+    def _end(self, id: str, how: str, why: str, time: float, *, unseen: bool = False) -> None:
+        """End a farmer's life; what it held is free. What it may have started `unseen` has a number that is not used
+        again, so that whoever starts it has logs of its own. It is no loss: nobody knows whether there was an attempt.
+        """
         number = self.index[id]
         farmer = self.farmers[number - 1]
         if farmer.ended:
             return
-        for task, ran in self.attempts_of(number):
+        begun = {task: ran.attempt for task, ran in self.attempts_of(number)}
+        held = {*self.held_by(number), *self._cancelled_with(number)} if unseen else set()
+        for task in sorted(held.union(begun)):
             old = self.tries_of(task)
             lost = how == "buried" and task in self.running
-            self.tries[task] = Tries(max(ran.attempt, old.attempts), old.failures, old.losses + lost)
+            attempts = max(begun.get(task, old.attempts + 1), old.attempts)
+            self.tries[task] = Tries(attempts, old.failures, old.losses + lost)
             self._forget_attempt(task)
         for task in list(self.held_by(number)):
             self._free(task)

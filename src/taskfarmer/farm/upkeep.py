@@ -195,7 +195,7 @@ class Undertaker:
         def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
             if not state.farmer(id).alive:
                 return None
-            return Bury(farmer=id, why=why), (self._ledger.news_of(id, final=True),)
+            return Bury(farmer=id, why=why, unseen=not kill), (self._ledger.news_of(id, final=True),)
 
         with suppress(WorkdirError):
             by = self._me if self._me in self._ledger.state.index else CLI
