@@ -216,17 +216,19 @@ def selftest(farm: SharedFarm, *options: str, lacks: Sequence[str] = ()) -> dict
         words = ("--dir", str(farm.there), "--hosts", "a,b", "--launcher", doorman.launcher, "--json", *options)
         argv = a.argv(*TASKFARMER, "selftest", *words)
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done
     said = json.loads(done.stdout)
+    wrong = [check for check in said["checks"] if check["verdict"] == "NOT OK"]
+    assert [check["name"] for check in wrong] == list(lacks), wrong
+    assert (done.returncode, done.stderr) == (0, ""), done
     assert (said["hosts"], said["fit"], said["left"]) == (["a", "b"], True, "")
-    assert [check["name"] for check in said["checks"] if check["verdict"] == "NOT OK"] == list(lacks), said
     assert list(farm.workdir.parent.iterdir()) == []
     return {check["name"]: check["figures"] for check in said["checks"]}
 
 
 def test_the_self_test_of_two_hosts(farm: SharedFarm) -> None:
     seen = selftest(farm)["farm"]
-    assert (seen["finished"], seen["farmers"], seen["problems"]) == (300, 2, [])
+    assert (seen["finished"], seen["problems"]) == (300, [])
+    assert seen["farmers"] in (1, 2), "one may have done all of it before the other came"
 
 
 @pytest.mark.long
