@@ -20,6 +20,7 @@ from taskfarmer.farm.workdir import Workdir
 from taskfarmer.selftest import checks as checks_of_selftest
 from taskfarmer.selftest import meeting
 from taskfarmer.selftest.chaos import STRIKES, Ground
+from taskfarmer.selftest.chaos import judged as judged_by_contract
 from taskfarmer.selftest.checks import FIT, FIT_WITHOUT_LINK, Check, Suite, file_system
 from taskfarmer.selftest.conductor import SSH, Conductor, launched
 from taskfarmer.selftest.contract import Execution, Findings, examine, read_executions
@@ -298,6 +299,40 @@ def test_lines_out_of_order_are_found(tmp_path: Path) -> None:
     checks, suite = suite_on(tmp_path, "lines out of order", "appended lines")
     assert checks["appended lines"].figures["wrong"] > 0
     assert suite.verdict.startswith("not fit: appended lines")
+
+
+def suite_that_sees(monkeypatch: pytest.MonkeyPatch, directory: Path, *looks: list[str]) -> Check:
+    """Have a farm judged, with these problems at one look after another, the last ones for good."""
+    left = list(looks)
+
+    def seen(*arguments: Any) -> Findings:
+        found = judged_by_contract(*arguments)
+        found.problems += left.pop(0) if len(left) > 1 else left[0]
+        return found
+
+    monkeypatch.setattr(checks_of_selftest, "judged", seen)
+    monkeypatch.setattr(checks_of_selftest, "SETTLES_S", 2.5)
+    with Conductor(directory) as conductor:
+        conductor.start()
+        conductor.gather(1)
+        suite = Suite(conductor)
+        (check,) = suite.run(only=("farm",))
+        conductor.keep = False
+    return check
+
+
+def test_a_farm_that_is_seen_whole_a_moment_later_is_sound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = suite_that_sees(monkeypatch, tmp_path, ["task 0 has 0 finishes that count: []"], [])
+    assert (check.verdict, check.figures["problems"]) == ("ok", [])
+    assert "seen whole" in check.text
+    assert check.figures["settled_s"] >= 1.0
+
+
+def test_what_is_wrong_with_a_farm_stays_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = suite_that_sees(monkeypatch, tmp_path, ["task 0 has 0 finishes that count: []"])
+    assert check.verdict == "NOT OK"
+    assert "THE CONTRACT DID NOT HOLD: task 0" in check.text
+    assert "seen whole" not in check.text
 
 
 # -- meeting -----------------------------------------------------------------------------------------------------------
