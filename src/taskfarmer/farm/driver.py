@@ -12,17 +12,15 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..core import records
-from ..core.entries import Body, Entry, News
 from ..core.plan import Attempt, Plan, Stop
 from ..core.records import Ended, Started
 from ..core.resources import JobSlots, Resources
-from ..core.state import State
-from ..errors import Replaced, Unfinished, WorkdirError
+from ..errors import Replaced, WorkdirError
 from . import host, leftovers
 from .agreement import Agreement
 from .allocation import SETTLE_S, Allocation, span
@@ -30,17 +28,14 @@ from .disk import Disk, chance
 from .doubt import Doubts
 from .executors import Executor, Exit, Launch, StartError
 from .guardian import Link
-from .host import Place
+from .joining import Joining, mend_directories
 from .journal import Journal
 from .ledger import Ledger
 from .options import FarmConfig, FarmerOptions
 from .ports import Reporter, Views
-from .sharing import Sharing
 from .upkeep import Heart, Job, Pace, Undertaker
 from .views import refresh_views
 
-ROOM_S = 10.0
-"""How long a farmer waits for others on its host to leave something to it."""
 SOON_S = 2.0
 """Grace of a stop up to which nothing is given back before this farmer leaves, which frees all."""
 SAID_AGAIN_S = 30.0
@@ -177,11 +172,15 @@ class Driver:
     def _join(self) -> bool:
         """Begin this life; False when other farmers on the host leave nothing to this one."""
         self._undertaker.bury_the_gone()
-        self._make_directories()
         workdir = self.ledger.workdir
+        mend_directories(workdir, self.disk)
         self.journal = Journal(workdir.journals / self.id, self.id, self.disk)
         self._heart = Heart(workdir.alive / self.id, self.disk, self.clock)
-        if not self._claim():
+        joining = Joining(
+            self.ledger, self.options, self.reporter, self.link, self._undertaker,
+            id=self.id, place=self._place(), told_to_end=lambda: bool(self._signals), tell=self._tell,
+        )  # fmt: skip
+        if not joining.join(self._heart):
             self._withdraw()
             return False
         self._begin()
@@ -192,68 +191,6 @@ class Driver:
         self._mind_the_end()
         self.agreement.mind_failures()
         return True
-
-    def _make_directories(self) -> None:
-        """Make what somebody removed, or a copy left out because it was empty; never what has the farm itself in it.
-
-        That is gone, or elsewhere by now, and an empty one in its place would be taken for it.
-        """
-        workdir = self.ledger.workdir
-        if not workdir.is_farm():
-            return
-        for parent in (workdir.path, workdir.ledger):
-            with suppress(OSError):
-                there = {*self.disk.names(str(parent)), workdir.ledger.name, workdir.log.name}
-                for directory in workdir.directories():
-                    if directory.parent == parent and directory.name not in there:
-                        self.disk.mkdir(str(directory))
-
-    def _claim(self) -> bool:
-        """Join with what other farmers on the host leave to this one; False if that is nothing, and stays so.
-
-        One that is being stopped needs a moment for it; so we wait for one.
-        """
-        place = self._place()
-        sharing = Sharing(self.options, Place.from_json(place))
-
-        def make(state: State) -> tuple[Body, tuple[News, ...]] | None:
-            has = sharing.claim(state)
-            return (sharing.join(has, place), ()) if has.slots else None
-
-        deadline = self._clock() + ROOM_S
-        told = ""
-        begun = self.ledger.state.number
-        while self._add(make) is None:
-            self.link.listen()
-            if not self.ledger.state.open_tasks() or self._signals or self.link.gone or self._clock() >= deadline:
-                return False
-            if not told:
-                told = sharing.told(self.ledger.state)
-                self._tell(f"{told}, which leaves if none is free within {ROOM_S:.0f} s (--proc N shares them)")
-            self.clock.sleep(0.1)
-            self._undertaker.bury_the_gone()
-            self.ledger.refresh()
-            if any(number > begun and not named for number, _, named in self.ledger.state.stops):
-                self._tell("asked to stop")
-                return False
-        if not told:
-            self._tell(sharing.told(self.ledger.state))
-        return True
-
-    def _add(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None]) -> Entry | None:
-        """Add the first entry of this life. As long as the log takes none, one can but wait, or be told not to."""
-        said = ""
-        while not (self._signals or self.link.gone):
-            self._heart.confirmed = self.clock.boottime()  # nobody waits for a beat of who has not joined
-            try:
-                return self.ledger.append(make, self.id)
-            except Unfinished as error:
-                if said != str(error):
-                    said = str(error)
-                    self.reporter.warn(said)
-                self.clock.sleep(1.0)
-                self.link.listen()
-        return None
 
     def _place(self) -> dict[str, Any]:
         return host.here(self.link.guardian).to_json()
@@ -504,7 +441,7 @@ class Driver:
         except StartError as error:
             if error.retryable:
                 self.hold(f"tasks cannot be started now ({error}); it is tried again")
-                self._make_directories()
+                mend_directories(self.ledger.workdir, self.disk)
                 return False
             self._end_unstarted(attempt, error.status, str(error))
             return True
