@@ -26,6 +26,7 @@ from taskfarmer.core.ids import format_ids
 from taskfarmer.core.model import Task, decode_task, encode_task
 from taskfarmer.core.plan import Attempt
 from taskfarmer.core.policy import Rules, typical_duration
+from taskfarmer.core.records import EVICTED, STOPPED
 from taskfarmer.core.resources import Resources, Share
 from taskfarmer.core.search import NEAR_LOOK
 from taskfarmer.errors import InputError
@@ -584,7 +585,7 @@ def attempt(id: int) -> Attempt:
     return Attempt(id, 1, Task(text=""), Share((0,)), 0.0, None)
 
 
-def judged(doubts: Doubts, end: Exit, running: dict[int, Attempt], now: float, *, stopping: bool = False) -> list[int]:
+def judged(doubts: Doubts, end: Exit, running: dict[int, Attempt], now: float, *, stopping: str = "") -> list[int]:
     """Return what is recorded of one end."""
     return [done.id for done in doubts.judged([end], running, now, stopping=stopping)]
 
@@ -594,20 +595,20 @@ def test_a_death_is_judged_when_one_knows_who_was_told(status: int) -> None:
     running = {1: attempt(1)}
     before, alone, after = Doubts(), Doubts(), Doubts()
     assert judged(before, Exit(1, status), running, 10.0) == []
-    before.told(running, 10.0 + DOUBT_S / 2)
+    before.told(running, 10.0 + DOUBT_S / 2, EVICTED)
     assert before.next <= 10.0 + DOUBT_S / 2
-    assert [end.id for end in before.judged([], running, 10.0 + DOUBT_S / 2, stopping=False)] == [1]
-    assert running[1].reason == "stopped"
+    assert [end.id for end in before.judged([], running, 10.0 + DOUBT_S / 2, stopping="")] == [1]
+    assert running[1].reason == EVICTED
 
     running = {1: attempt(1)}
     assert judged(alone, Exit(1, status), running, 10.0) == []
     assert alone.next == 10.0 + DOUBT_S
-    assert alone.judged([], running, 10.0 + DOUBT_S / 2, stopping=False) == []
-    assert [end.id for end in alone.judged([], running, 10.0 + DOUBT_S, stopping=False)] == [1]
+    assert alone.judged([], running, 10.0 + DOUBT_S / 2, stopping="") == []
+    assert [end.id for end in alone.judged([], running, 10.0 + DOUBT_S, stopping="")] == [1]
     assert running[1].reason == ""
     assert alone.next == math.inf
 
-    after.told(running, 10.0)
+    after.told(running, 10.0, STOPPED)
     assert judged(after, Exit(1, status), running, 10.1) == [1]
     assert running[1].reason == "stopped"
 
@@ -617,7 +618,7 @@ def test_other_ends_are_judged_at_once(status: int) -> None:
     running = {1: attempt(1), 2: attempt(2)}
     assert judged(Doubts(), Exit(1, status), running, 10.0) == [1]
     assert running[1].reason == ""
-    assert judged(Doubts(), Exit(2, status), running, 10.0, stopping=True) == [2]
+    assert judged(Doubts(), Exit(2, status), running, 10.0, stopping=STOPPED) == [2]
     assert running[2].reason == ("stopped" if status else "")
 
 
@@ -644,6 +645,38 @@ def test_preemption_costs_no_retry(lone: Farm, name: str) -> None:
         assert farmer.wait(30).status == 3
         assert lone.counts() == {"toprocess": 3, "finished": 1}
     check_contract(lone, 4)
+
+
+def endings(farm: Farm, task: int) -> list[tuple[str, str]]:
+    """How the attempts at a task ended, and why."""
+    (shown,) = farm.once("show", farm.workdir, str(task), "--json").json()["tasks"]
+    return [(attempt["ending"], attempt["reason"]) for attempt in shown["attempts"]]
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["in a job", "on its own"])
+@pytest.mark.parametrize("all_told", [True, False], ids=["all told", "farmer told"])
+def test_what_the_batch_system_tells_to_end_is_lost(lone: Farm, inside: bool, all_told: bool) -> None:
+    """It is no loss that counts: it was told, and did not take its host along."""
+    job = {"_CONDOR_SCRATCH_DIR": str(lone.path)} if inside else {}
+    lone.write("[ -e go ] || sleep 600")
+    for life in range(2):
+        farmer = lone.start("-n", "1", "--retries", "0", "--max-losses", "0", env=job)
+        lone.wait_for_runs(life + 1)
+        if all_told:
+            tell_all(lone, farmer, signal.SIGTERM)
+        else:
+            kill(farmer.pid, signal.SIGTERM)
+        assert farmer.wait(30).status == 3
+    expected = ("lost", "evicted") if inside else ("stopped", "stopped")
+    assert endings(lone, 0) == [expected] * 2
+    said = lone.once("show", lone.workdir, "0").out
+    assert said.count("attempt 1: lost, its batch job was told to end, SIGTERM, after ") == inside
+    (lone.path / "go").touch()
+    assert lone.run("-n", "1").status == 0
+    assert [ending for ending, _ in endings(lone, 0)] == [expected[0]] * 2 + ["finished"]
+    why = lone.once("why", lone.workdir, "0").out
+    assert why.count("its farmer's batch job was told to end") == 2 * inside
+    check_contract(lone, 1)
 
 
 def test_a_task_that_ends_itself_by_a_signal_has_failed(farm: Farm) -> None:

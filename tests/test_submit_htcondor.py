@@ -110,7 +110,7 @@ def test_a_task_whose_pilot_is_out_of_time_is_lost_and_runs_again_at_no_cost(poo
     all_finished(pool, 2)
     assert pool.attempts() == {0: 2, 1: 1}
     (shown,) = said("show", pool.workdir, "0")["tasks"]
-    assert [attempt["ending"] for attempt in shown["attempts"]] == ["stopped", "finished"]
+    assert [attempt["ending"] for attempt in shown["attempts"]] == ["lost", "finished"]
     first, second = pilots(pool)
     assert (first["state"], second["state"], second["exit_status"]) == ("lost", "ended", 0)
     assert "exceeded allowed job duration" in first["reason"]

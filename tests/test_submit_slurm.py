@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,12 @@ def all_finished(farm: Farm, count: int) -> None:
     wait_for(lambda: counts_of(farm.workdir) == {"finished": count}, f"{count} tasks to finish", LIMIT_S)
 
 
+def endings(farm: Farm) -> Counter[str]:
+    """Return how many attempts ended in which way."""
+    shown = said("show", farm.workdir, f"0-{len(farm.attempts()) - 1}")["tasks"]
+    return Counter(attempt["ending"] for task in shown for attempt in task["attempts"])
+
+
 def lost(farm: Farm) -> int:
     """Return how many attempts began beyond one of each task."""
     return sum(farm.attempts().values()) - len(farm.attempts())
@@ -106,6 +113,7 @@ def test_a_cancelled_pilot_loses_its_tasks_and_fails_none(cluster: Farm, slurm: 
     slurm.call("scancel", pilots(cluster, "running")[0]["job"])
     wait_for_pilots(cluster, 1, "lost")
     all_finished(cluster, 24)
+    assert endings(cluster) == {"finished": 24, "lost": 2}
 
 
 def test_a_node_that_goes_down_loses_its_tasks_and_fails_none(cluster: Farm, slurm: Slurm) -> None:
@@ -115,6 +123,7 @@ def test_a_node_that_goes_down_loses_its_tasks_and_fails_none(cluster: Farm, slu
     with slurm.node_away("n2"):
         wait_for_pilots(cluster, 1, "lost")
         all_finished(cluster, 32)
+    assert endings(cluster) == {"finished": 32, "lost": 8}
 
 
 def test_a_requeued_pilot_goes_on(cluster: Farm, slurm: Slurm) -> None:
@@ -123,6 +132,7 @@ def test_a_requeued_pilot_goes_on(cluster: Farm, slurm: Slurm) -> None:
     cluster.wait_for_runs(2)
     slurm.preempt(pilots(cluster)[0]["job"])
     all_finished(cluster, 20)
+    assert endings(cluster) == {"finished": 20, "lost": 2}
     (pilot,) = pilots(cluster)
     assert len(pilot["farmers"]) == 2
 
@@ -158,6 +168,7 @@ def test_what_runs_in_a_job_that_is_preempted_and_requeued_runs_again(
     assert farmer.wait(LIMIT_S).status == 0
     assert [(preempted.path / f"ran.{task}").read_text() for task in range(2)] == ["x\nx\n"] * 2
     assert preempting.detail(job, "Restarts") == "1"
+    assert endings(preempted) == ({"finished": 2, "lost": 2} if command == "submit" else {"finished": 2})
     for task in range(2):
         shown = call("show", preempted.workdir, task).output
         assert (shown.count(", counted"), shown.count(": failed")) == (1, 0), shown

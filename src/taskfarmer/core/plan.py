@@ -17,7 +17,7 @@ from . import policy
 from .model import Task
 from .pace import Pace
 from .policy import Rules
-from .records import Ended
+from .records import EVICTED, STOPPED, Ended
 from .resources import Resources, Share
 from .search import Others, Search, Wish
 from .state import READY, TAKEN, State
@@ -397,7 +397,7 @@ class Plan:
         """
         if reason == "ended":
             reason = ""
-            if self.running[id].reason == "stopped":
+            if self.running[id].reason in (STOPPED, EVICTED):
                 self.running[id].reason = ""
         if reason in ("lost", "nostart") and not self.running[id].reason:
             return self.not_started(id, now, time, reason, usage)
@@ -448,7 +448,7 @@ class Plan:
         return self.state.owner[id] == self.number and self.state.status[id] == TAKEN
 
     def _outcome(self, attempt: Attempt, status: int) -> str:
-        if attempt.reason == "stopped":
+        if attempt.reason in (STOPPED, EVICTED):
             return "back"  # also with status 0: who is told to end may say 0 without having done the work
         if attempt.reason == "cancelled":
             return "cancel"
@@ -488,12 +488,12 @@ class Plan:
         self._next_timeout = min(self._next_timeout, attempt.kill_at)
         return Stop(attempt.id, hard=False)
 
-    def stop_all(self, now: float, *, hard: bool = False) -> list[Stop]:
-        """Stop everything: nothing starts any more, what runs is told to end (`hard`: at once)."""
+    def stop_all(self, now: float, *, hard: bool = False, reason: str = STOPPED) -> list[Stop]:
+        """Stop everything: nothing starts any more, what runs is told to end for that reason (`hard`: at once)."""
         self.mode = "stop"
         self.queue.clear()
         self.delayed.clear()
-        stops = [self.stop(a, "stopped", now) for a in self.running.values() if not a.reason]
+        stops = [self.stop(a, reason, now) for a in self.running.values() if not a.reason]
         if hard:
             for attempt in self.running.values():
                 attempt.kill_at = now

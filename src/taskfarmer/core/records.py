@@ -8,15 +8,19 @@
 Outcomes: `ok` finished; `fail` failed for good; `again` failed, this farmer will try again; `back` stopped, to be done
 again by anybody; `cancel` cancelled.
 
-The reason is one word: `-` by itself, `timeout`, `stopped`, `cancelled`, `nostart` (the machine could not start it
-now), `lost` (with outcome `back`: its batch job was lost, not the task's fault; with `fail`: not started, since its
-farmer or its job was lost too often while it ran).
+The reason is one word: `-` by itself, `timeout`, `stopped`, `evicted` (the batch system told its farmer's job to end),
+`cancelled`, `nostart` (the machine could not start it now), `lost` (with outcome `back`: its batch job was lost, not
+the task's fault; with `fail`: not started, since its farmer or its job was lost too often while it ran).
+
+Who is evicted has lost its place as well, but it heard of it, and could save what it had: however often that happens,
+it is no sign of a task that ends its host.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+STOPPED, EVICTED, LOST = "stopped", "evicted", "lost"
 OUTCOMES = ("ok", "fail", "again", "back", "cancel")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core import records
 from ..core.plan import Attempt, Plan, Stop
-from ..core.records import Ended, Started
+from ..core.records import EVICTED, STOPPED, Ended, Started
 from ..core.resources import JobSlots, Resources
 from ..errors import Replaced, WorkdirError
 from . import host, leftovers
@@ -248,7 +248,7 @@ class Driver:
     def _reap(self) -> bool:
         """Record the attempts that ended."""
         reaped = self.executor.reap()
-        stopping = any(number != signal.SIGUSR2 for number in self._signals)
+        stopping = next((self._reason(number) for number in self._signals if number != signal.SIGUSR2), "")
         ends = self._doubts.judged(reaped, self.plan.running, self._clock(), stopping=stopping)
         if self.executor.trouble and self.plan.mode == "work":
             self.reporter.warn(self.executor.trouble)
@@ -315,7 +315,7 @@ class Driver:
         """Do as signals, the time that is left, and the guardian say."""
         now = self._clock()
         if self._signals:
-            self._doubts.told(self.plan.running, now)
+            self._doubts.told(self.plan.running, now, self._reason(self._signals[0]))
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGUSR2:
@@ -324,7 +324,8 @@ class Driver:
                 again = self.plan.mode == "stop" and number == signal.SIGINT
                 if again or self.plan.mode != "stop":  # a batch system signals the guardian and the loop
                     name = signal.Signals(number).name
-                    self.stop(f"stopped by {name}", hard=again, wished=number != signal.SIGHUP)
+                    reason = self._reason(number)
+                    self.stop(f"stopped by {name}", hard=again, wished=number != signal.SIGHUP, reason=reason)
         if self._deadline <= now:
             self._deadline = float("inf")
             self.stop("the time limit is reached")
@@ -344,9 +345,16 @@ class Driver:
         why = f"the allocation ends in {span(left_s)}: what runs is stopped, to be done again"
         if self.plan.running and not self.plan.pace.typical_s:
             why += "; nothing could finish in it, ask for more time"
-        self.stop(why, wished=False)
+        self.stop(why, wished=False, reason=EVICTED)
 
-    def stop(self, why: str, *, hard: bool = False, wished: bool = True) -> None:
+    def _reason(self, number: int) -> str:
+        """Return why attempts end when this farmer is sent a signal: in a batch job it is the batch system that sends
+        them, but for Ctrl-C at a terminal.
+        """
+        typed = number == signal.SIGINT and os.isatty(0)
+        return EVICTED if self.options.job and not self.options.elsewhere and not typed else STOPPED
+
+    def stop(self, why: str, *, hard: bool = False, wished: bool = True, reason: str = STOPPED) -> None:
         """Tell all attempts to end. `hard`: without a grace. `wished`: somebody wants that, not only this farmer."""
         if wished:
             self.reporter.say(why)
@@ -354,7 +362,7 @@ class Driver:
             self.reporter.warn(why)
             self.executor.let_go()
         back = self.plan.drain()
-        self.act(self.plan.stop_all(self._clock(), hard=hard))
+        self.act(self.plan.stop_all(self._clock(), hard=hard, reason=reason))
         self._stays = wished and self.config.rules.stop_grace_s > SOON_S
         if self._stays and self.plan.running:
             self.agreement.retire(back)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from ..core.records import EVICTED, LOST
 from ..core.state import Farmer
 from . import framing
 
@@ -36,6 +37,7 @@ ENDINGS = {
     "lost": "lost",
 }
 """What became of an attempt, in words for people, by its outcome."""
+_LOST = (LOST, EVICTED)
 
 
 class Slice(NamedTuple):
@@ -56,6 +58,18 @@ class Slice(NamedTuple):
     cpu_s: float
     rss_kib: int
     reason: str
+
+    @property
+    def ending(self) -> str:
+        """What became of it, in a word for people: who lost its farmer or its batch job is `lost`."""
+        if self.outcome == "back" and self.reason in _LOST:
+            return "lost"
+        return ENDINGS.get(self.outcome, self.outcome)
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether nobody saw how it ended, or it has not."""
+        return self.outcome in ("lost", "running") or (self.ending == "lost" and self.reason == LOST)
 
 
 def read_slices(

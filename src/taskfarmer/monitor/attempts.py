@@ -9,10 +9,15 @@ from typing import Any
 
 from ..core.state import FAILED, FINISHED, Farmer, State
 from ..farm.ledger import Ledger
-from ..farm.slices import ENDINGS, Open, Slice, read_slices
+from ..farm.slices import Open, Slice, read_slices
 from .text import duration
 
-_REASONS = {"timeout": "it took too long", "nostart": "it could not be started", "lost": "it was not started"}
+_REASONS = {
+    "timeout": "it took too long",
+    "nostart": "it could not be started",
+    "lost": "it was not started",
+    "evicted": "its batch job was told to end",
+}
 _FEW = 20
 """Up to so many tasks are searched for; for more of them all is read."""
 
@@ -22,10 +27,10 @@ class AttemptRecord:
     """One attempt at a task. Times in seconds since the epoch, by the clock of `host`.
 
     `ending` is `finished`, `failed`, `retried` (failed, to be tried again), `stopped` (to be done again), `cancelled`,
-    `lost` (its farmer died; with the reason `lost`, its batch job) or `running`; `status` the exit status, or minus a
-    signal, None where nothing is known. `counted`: its end is that of the task. `superseded`: it ended, but that does
-    not count: its farmer had been buried by then, or the task had been cancelled. `buried`: why its farmer was buried,
-    if that is the reason for either.
+    `lost` (its farmer died; with the reason `lost`, its batch job; with `evicted`, the batch system told its farmer's
+    job to end) or `running`; `status` the exit status, or minus a signal, None where nothing is known. `counted`: its
+    end is that of the task. `superseded`: it ended, but that does not count: its farmer had been buried by then, or the
+    task had been cancelled. `buried`: why its farmer was buried, if that is the reason for either.
     `number` is the farmer's, from 1, in the order of joining.
     """
 
@@ -67,7 +72,7 @@ class AttemptRecord:
             parts.append(_REASONS.get(self.reason, self.reason))
         if self.status is not None and self.ending != "finished":
             parts.append(self.signal or f"exit status {self.status}")
-        if self.seconds is not None and self.ending != "lost":
+        if self.seconds is not None and (self.ending != "lost" or self.status is not None):
             parts.append(f"after {duration(self.seconds)}")
         if self.superseded:
             after = ", it came after its farmer was buried" if self.buried else ""
@@ -154,11 +159,6 @@ def _is_outdone(state: State, item: Slice) -> bool:
     return state.status[item.task] == FINISHED or not state.farmers[item.farmer - 1].alive
 
 
-def is_job_lost(item: Slice) -> bool:
-    """Whether the attempt was a batch job that was lost, while its farmer lived on."""
-    return item.outcome == "back" and item.reason == "lost"
-
-
 def is_counted(state: State, item: Slice) -> bool:
     """Whether the task stands as this attempt at it has ended; to be asked only of what is before the cut."""
     stands = {"ok": FINISHED, "fail": FAILED}.get(item.outcome)
@@ -167,8 +167,6 @@ def is_counted(state: State, item: Slice) -> bool:
 
 def _record(state: State, item: Slice, superseded: bool) -> AttemptRecord:
     farmer = state.farmers[item.farmer - 1]
-    job_lost = is_job_lost(item)
-    unknown = job_lost or item.outcome in ("lost", "running")
     return AttemptRecord(
         task=item.task,
         attempt=item.attempt,
@@ -178,8 +176,8 @@ def _record(state: State, item: Slice, superseded: bool) -> AttemptRecord:
         slot=item.slot,
         start=item.start,
         end=None if item.outcome == "running" else item.end,
-        ending="lost" if job_lost else ENDINGS.get(item.outcome, item.outcome),
-        status=None if unknown else item.status,
+        ending=item.ending,
+        status=None if item.is_unseen else item.status,
         reason=item.reason,
         cpu_s=item.cpu_s,
         rss_kib=item.rss_kib,

@@ -233,19 +233,22 @@ def task_lines(
         yield f"  {given_up}; `taskfarmer retry` gives it another chance"
 
 
+_WITH = {"-": " with its farmer", "lost": " with its batch job"}
+"""Of an attempt that was lost, by its reason: with what."""
+
+
 def attempt_lines(attempt: AttemptRecord, standing: str = "") -> Iterator[str]:
     """Yield what is known of an attempt; `standing`: of its farmer, now."""
     counts = ", counted" if attempt.counted else ""
-    lost = (
-        (" with its batch job" if attempt.reason == "lost" else " with its farmer") if attempt.ending == "lost" else ""
-    )
+    lost = _WITH.get(attempt.reason, "") if attempt.ending == "lost" else ""
     yield f"  attempt {attempt.attempt}: {printable(attempt.how())}{lost}{counts}"
     where = f"{attempt.host or 'unknown host'}, farmer {attempt.farmer}, slot {attempt.slot}"
     if standing and attempt.ending == "running" and standing != "alive":
         where += f" (the farmer is {WORDS[standing]})"
     rows = [["", "started", moment(attempt.start)]]
     if attempt.end is not None:
-        rows.append(["", "given up" if attempt.ending == "lost" else "ended", moment(attempt.end)])
+        given_up = attempt.ending == "lost" and attempt.status is None
+        rows.append(["", "given up" if given_up else "ended", moment(attempt.end)])
     rows.append(["", "on", printable(where)])
     if attempt.buried:
         rows.append(["", "farmer", printable(f"buried: {attempt.buried}")])

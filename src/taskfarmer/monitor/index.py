@@ -16,9 +16,8 @@ from typing import Any
 from ..core.state import FAILED, FINISHED, NAMES, TAKEN
 from ..errors import InputError, WorkdirError
 from ..farm.ledger import Ledger
-from ..farm.slices import ENDINGS
 from ..farm.views.texts import ViewTexts
-from .attempts import is_counted, is_job_lost, signal_name, slices
+from .attempts import is_counted, signal_name, slices
 from .farmers import farmers_of
 
 _SCHEMA = """
@@ -141,11 +140,10 @@ def _fill_attempts(connection: sqlite3.Connection, ledger: Ledger) -> array[int]
             if attempt >= number[task] and not superseded:
                 number[task], last[task] = attempt, row
             ended = None if outcome == "running" else end
-            outcome = "lost" if is_job_lost(item) else outcome
-            how = None if outcome in ("running", "lost") else code
+            how = None if item.is_unseen else code
             yield (
                 task, attempt, *farmers[farmer - 1], slot, start, ended, None if ended is None else end - start,
-                ENDINGS.get(outcome, outcome), how, signal_name(how) if how is not None else "", reason, cpu_s, rss_kib,
+                item.ending, how, signal_name(how) if how is not None else "", reason, cpu_s, rss_kib,
                 superseded, not superseded and is_counted(ledger.state, item),
             )  # fmt: skip
 

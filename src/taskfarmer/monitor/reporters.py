@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..core.plan import Attempt
-from ..core.records import Ended
+from ..core.records import EVICTED, Ended
 from ..core.state import State
 from .progress import Progress, ProgressView
 from .standing import run_of
@@ -128,6 +128,8 @@ def described(end: Ended) -> str:
     how = f"signal {-end.status}" if end.status < 0 else f"exit status {end.status}"
     if end.reason == "timeout":
         how = "it took too long"
+    if end.reason == EVICTED and end.outcome == "back":
+        return "lost, its batch job was told to end; it will be done later"
     return words[end.outcome] + (f" ({how})" if end.outcome in ("fail", "again") else "")
 
 

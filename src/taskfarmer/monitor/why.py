@@ -173,7 +173,7 @@ def lost_too_often(tried: list[AttemptRecord]) -> str:
     """Return in words why a task was given up without starting it again; empty if its last attempt ended otherwise."""
     if not tried or tried[-1].reason != "lost" or tried[-1].ending == "lost":
         return ""
-    losses = sum(attempt.ending == "lost" for attempt in tried)
+    losses = sum(attempt.ending == "lost" and attempt.reason != "evicted" for attempt in tried)
     return f"its farmer or its batch job was lost while it ran, {plural(losses, 'time')}, so it was not started again"
 
 
@@ -193,8 +193,9 @@ def _again(tried: list[AttemptRecord]) -> list[str]:
 
 
 def _cause(attempt: AttemptRecord) -> str:
+    lost = {"lost": "its batch job was lost", "evicted": "its farmer's batch job was told to end"}
     causes = {
-        "lost": "its batch job was lost" if attempt.reason == "lost" else f"its farmer {attempt.farmer} died",
+        "lost": lost.get(attempt.reason, f"its farmer {attempt.farmer} died"),
         "stopped": "its farmer was told to stop while it ran" if attempt.reason == "stopped" else attempt.how(),
         "cancelled": "it was cancelled, and then asked for again",
         "finished": "it finished, but its farmer was presumed dead by then, or the task cancelled",

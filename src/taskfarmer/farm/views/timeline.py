@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 
 from ...core.state import Farmer
-from ..slices import ENDINGS, Slice
+from ..slices import Slice
 
 HEAD, TAIL = b"[\n", b"\n]\n"
 _EVENT = (
@@ -29,11 +29,11 @@ def event(item: Slice, name: bytes, *, superseded: bool) -> bytes:
     `superseded`: how it ended does not count.
     """
     reason = b',"reason":"%b"' % item.reason.encode() if item.reason != "-" else b""
-    used = _USED % (item.status, item.cpu_s, item.rss_kib) if item.outcome != "lost" else b""  # nobody knows
+    used = _USED % (item.status, item.cpu_s, item.rss_kib) if not item.is_unseen else b""
     start = round(item.start * 1e6)  # both ends are rounded, so that what follows in a row does not overlap by one
     return _EVENT % (
         name, item.farmer, row(item.farmer, item.slot), start, max(0, round(item.end * 1e6) - start), item.task,
-        item.attempt, used, ENDINGS.get(item.outcome, "unknown").encode(), reason,
+        item.attempt, used, item.ending.encode(), reason,
         b',"superseded":true' if superseded else b"",
     )  # fmt: skip
 
