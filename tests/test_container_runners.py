@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,8 +20,9 @@ from typing import Any, cast
 
 import pytest
 
-from taskfarmer.core.model import Task
+from taskfarmer.core.model import Task, encode_task
 from taskfarmer.errors import InputError
+from taskfarmer.farm.directories import looker
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.runners import (
     ApptainerRunner,
@@ -358,6 +360,122 @@ def test_a_place_of_temporary_files_that_cannot_be_mounted_is_said(
 def test_the_directory_of_a_task_that_cannot_be_mounted_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes no path with a colon and a comma or quote"):
         words(PodmanRunner("i"), "true", cwd=f"{tmp_path}/a:b,c")
+
+
+PODMAN = """#!/bin/sh
+case $1 in
+    image) echo 'sha256:1 []' ;;
+    run) echo 'taskfarmer: this container runs' ;;
+esac
+"""
+"""A stand-in, with which a farm can be made."""
+JSON_LINES = ("--tasklist", "jsonl")
+JOBS = ("--batch", "local", "--one-job-per-task")
+PILOT = ("--batch", "local", "--jobs", "1")
+
+
+@pytest.fixture
+def refusing(lone: Farm) -> Farm:
+    """A list whose last task, in line 4, names a directory that the runner `picky` has no way to hand on."""
+    program = lone.path / "bin" / "podman"
+    program.parent.mkdir()
+    program.write_text(PODMAN)
+    program.chmod(0o755)
+    lone.env["PATH"] = f"{program.parent}{os.pathsep}{lone.env['PATH']}"
+    inner = {"inner": "taskfarmer.runners.PodmanRunner", "inner.image": "i"}
+    define(lone, "picky", "EnvironmentRunner", env="A=1", **inner)
+    lone.write_jsonl({"cwd": "."}, {"env": {"cwd": "a:b,c"}}, {"cwd": "a:b,c"})
+    lone.list.write_text(f"# three tasks\n{lone.list.read_text()}")
+    (lone.path / "a:b,c").mkdir()
+    return lone
+
+
+def refused(farm: Farm, *words: str | Path, where: str, cwd: Path | None = None) -> None:
+    """See a command of taskfarmer refuse the directory, in one line that says whose it is."""
+    done = farm.once(*words, cwd=cwd)
+    said = rf"taskfarmer: {re.escape(where)}: mount .*/a:b,c: podman takes no path .*; rename .*, or use another runner"
+    assert (done.status, done.out) == (2, "")
+    assert re.fullmatch(said, done.err.strip()), done.err
+
+
+@pytest.mark.parametrize("words", [("run",), ("run", *JOBS), ("submit", *PILOT), ("submit", *PILOT, "--dry-run")])
+def test_a_cwd_that_cannot_be_mounted_is_refused_before_anything_runs(refusing: Farm, words: tuple[str, ...]) -> None:
+    farm = refusing
+    refused(farm, *words, farm.list, *JSON_LINES, "--runner", "picky", where=f"{farm.list}:4: the cwd of task 2")
+    assert not farm.workdir.exists()
+    assert not farm.runs()
+
+
+def test_where_a_farm_is_submitted_its_own_directory_is_looked_at(refusing: Farm) -> None:
+    farm = refusing
+    there = farm.path / "a:b,c"
+    shutil.copy(farm.path / "runners.ini", there)
+    refused(farm, "submit", *PILOT, farm.list, "--runner", "picky", where="the directory of the tasks", cwd=there)
+    assert not farm.workdir.exists()
+
+
+def test_a_cwd_of_a_task_that_is_added_is_looked_at(refusing: Farm) -> None:
+    farm = refusing
+    more = farm.path / "more.jsonl"
+    farm.list.rename(more)
+    farm.write_jsonl({"command": "exit 1"})
+    assert farm.once("run", farm.list, *JSON_LINES, "--quiet").status == 1
+    farm.workdir.rename(farm.path / "plain")
+    assert farm.once("run", farm.list, *JSON_LINES, "--runner", "picky", "--quiet").status == 0
+    for options in ((), ("--after", "0")):
+        refused(farm, "add", farm.workdir, more, *options, where=f"{more}:4: the cwd of task 2")
+    assert farm.counts() == {"finished": 1}
+    assert farm.once("add", farm.path / "plain", more).status == 0
+
+
+def test_the_cwds_of_a_farm_are_looked_at_for_another_runner(refusing: Farm) -> None:
+    """Or for another directory in which they are; but not those of tasks that have finished."""
+    farm = refusing
+    lines = farm.list.read_text()
+    farm.list.write_text(lines.replace("a:b,c", "nowhere/a:b,c"))
+    assert farm.once("run", farm.list, *JSON_LINES, "--quiet").status == 1
+    assert farm.counts() == {"finished": 2, "failed": 1}
+    for words in (("run", farm.list), ("resume", farm.workdir)):
+        for more in (), JOBS:
+            refused(farm, *words, *more, "--runner", "picky", where="the cwd of task 2")
+    there = farm.path / "a:b,c"
+    shutil.copy(farm.path / "runners.ini", there)
+    (there / "nowhere" / "a:b,c").mkdir(parents=True)
+    assert farm.once("retry", farm.workdir).status == 0
+    where = "the directory of the tasks"
+    refused(farm, "resume", farm.workdir, *JOBS, "--cwd", there, "--runner", "picky", where=where)
+    assert farm.once("resume", farm.workdir, "--cwd", there, "--quiet").status == 0
+    assert farm.once("run", farm.list, "--runner", "picky", "--quiet").status == 0
+
+
+def test_who_can_hand_on_any_directory_is_not_asked() -> None:
+    """Nor is a runner asked twice about one."""
+    asked = []
+
+    class Picky(BasicRunner):
+        def check_cwd(self, cwd: str) -> None:
+            asked.append(cwd)
+
+    for takes_any in (BasicRunner(), ShifterRunner("i"), ApptainerRunner("i"), SlurmStepRunner(), _OldStyle()):
+        assert looker(takes_any, "/home") is None
+    look = looker(SlurmStepRunner(inner=EnvironmentRunner(env="A=1", inner=Picky())), "/home")
+    assert look is not None
+    for number in range(100):
+        look(number, encode_task(Task(text="t", cwd=f"x/{number % 2}")))
+    assert asked == ["/home", "/home/x/0", "/home/x/1"]
+
+
+class _OldStyle:
+    def run(self, taskid: int, command: str, logfh: Any) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("cls", [PodmanRunner, DockerRunner])
+def test_only_a_directory_that_is_mounted_is_looked_at(cls: Any) -> None:
+    with pytest.raises(InputError, match="line break"):
+        cls("i").check_cwd("/a\nb")
+    cls("i", mount_cwd=False).check_cwd("/a\nb")
+    cls("i").check_cwd("/a:b c")
 
 
 def test_options_with_a_value_are_not_taken_for_switches() -> None:

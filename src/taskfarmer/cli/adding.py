@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from ..config import Config
@@ -16,8 +17,8 @@ from ..core.state import State
 from ..definitions import Definition, find
 from ..errors import InputError
 from ..farm.ledger import Ledger
-from ..farm.segments import write_segment
-from ..tasklists import encoded_tasks, list_digest
+from ..farm.segments import Look, write_segment
+from ..tasklists import encoded_tasks, line_of, list_digest
 
 Lines = Callable[[], Iterable[bytes]]
 """Reads the new tasks: encoded (`core.model`), in order."""
@@ -64,18 +65,40 @@ def _add_list(
     def lines() -> Iterable[bytes]:
         return encoded_tasks(definition, path, str(ledger.workdir.path), config)
 
-    ids = _add(ledger, lines, after, source=source, digest=list_digest(path))
+    look = _looker(ledger, definition, path)
+    ids = _add(ledger, lines, after, source=source, digest=list_digest(path), look=look)
     if not ids:
         raise InputError("there are no tasks in it", file=path)
     return ids
 
 
-def _add(ledger: Ledger, lines: Lines, after: list[int], *, source: str = "", digest: str = "") -> range:
+def _looker(ledger: Ledger, definition: Definition, path: str) -> Look:
+    """Return what refuses a task in whose directory the farm's runner cannot run any, once a task names one."""
+
+    @cache
+    def made() -> Look | None:
+        from ..farm import farmer
+        from ..farm.directories import looker
+
+        config = farmer.config_of(ledger)
+        runner = farmer.build_runner(config, here=False)
+        return looker(runner, config.cwd, lambda task: (path, line_of(definition, path, task)))
+
+    def look(number: int, line: bytes) -> None:
+        if (asked := made()) is not None:
+            asked(number, line)
+
+    return look
+
+
+def _add(
+    ledger: Ledger, lines: Lines, after: list[int], *, source: str = "", digest: str = "", look: Look | None = None
+) -> range:
     while True:
         first = len(ledger.state)
         encoded = _waiting(lines(), after, first) if after else lines()
         segment = write_segment(
-            ledger.workdir.tasks, encoded, ledger.disk, source=source, digest=digest, relative=not after
+            ledger.workdir.tasks, encoded, ledger.disk, source=source, digest=digest, relative=not after, look=look
         )
         ids = _publish(ledger, segment, first if after else None)
         if ids is not None:

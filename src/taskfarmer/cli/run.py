@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from ..definitions import Definition
 from ..errors import InputError
 from ..farm import farmer
 from ..farm.create import Opened, open_or_create
+from ..farm.directories import looker
 from ..farm.disk import disk_for
 from ..farm.ledger import Ledger
 from ..farm.options import HEARTBEAT_S, LEASE_S, FarmConfig
 from ..farm.workdir import find_workdir
-from ..tasklists import encoded_tasks, list_digest
+from ..tasklists import encoded_tasks, line_of, list_digest
 from .audience import audience_for
 from .given import BUILT_IN_DEFAULT, Given, farmer_options
 from .session import Session
@@ -85,9 +87,10 @@ def session_for(tasklist: str | None, given: Given, surroundings: Config, *, her
         digest, lines = _source(tasklist, given, str(workdir), surroundings)
         jobs = given.elsewhere(surroundings)
         # What is wrong with the runner is said before anything is written; so with jobs.
-        farmer.build_runner(config, here=here and jobs is None)
+        runner = farmer.build_runner(config, here=here and jobs is None)
         farmer.check_jobs(config, jobs, workdir.absolute(), surroundings.environ)
-        farm = open_or_create(workdir, config, digest, lines, disk_for(surroundings.fault))
+        looking = partial(looker, runner, config.cwd, lambda task: (source, line_of(config.handler, source, task)))
+        farm = open_or_create(workdir, config, digest, lines, disk_for(surroundings.fault), looking)
         if not farm.created:
             kept = farmer.config_of(farm.ledger)
             farm.notes += _changed_handler(kept, config, given)

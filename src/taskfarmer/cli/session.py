@@ -94,6 +94,7 @@ class Session:
         opened, config = self.open()
         require_writable(opened.ledger.workdir)
         runner = farmer.build_runner(config, here=options.elsewhere is None)
+        farmer.check_directories(opened.ledger, config, runner)
         audience = self.audience()
         audience.opened(opened, replace(self.options, slots=farmer.room_for(self.options, opened.ledger, link)))
         if self.may_join_loops and any(segment.special for _, segment in opened.ledger.state.segments):

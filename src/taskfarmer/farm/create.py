@@ -23,7 +23,7 @@ from .disk import Disk, fresh_id
 from .ledger import CLI, Ledger
 from .log import PATIENCE_S, VOID, Log
 from .options import FarmConfig
-from .segments import Segments, write_segment
+from .segments import Look, Segments, write_segment
 from .workdir import Workdir
 
 Lines = Callable[[Definition], Iterable[bytes]]
@@ -40,8 +40,15 @@ class Opened:
     notes: list[str] = field(default_factory=list)
 
 
-def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, disk: Disk) -> Opened:
-    """Return the farm in `path`, made from `lines` if there is none.
+def open_or_create(
+    path: Path,
+    config: FarmConfig,
+    digest: str,
+    lines: Lines,
+    disk: Disk,
+    looking: Callable[[], Look | None] = lambda: None,
+) -> Opened:
+    """Return the farm in `path`, made from `lines` if there is none; `looking` gives what then looks at its tasks.
 
     Raises:
         InputError: the list cannot be used, or is another one than the farm's; nothing is left behind.
@@ -53,10 +60,12 @@ def open_or_create(path: Path, config: FarmConfig, digest: str, lines: Lines, di
     number = _first_number(Log(workdir.log, workdir.new, disk)) if workdir.is_farm() else 1
     if not number:
         return _take_up(workdir, config, digest, lines, disk)
+    look = looking()
     notes: list[str] = []
     old = _Old(workdir) if workdir.is_old() else None
     with _directories(workdir, disk) as files:
-        segment = write_segment(workdir.tasks, lines(config.handler), disk, source=config.tasklist, digest=digest)
+        tasks = lines(config.handler)
+        segment = write_segment(workdir.tasks, tasks, disk, source=config.tasklist, digest=digest, look=look)
         files += [workdir.tasks / segment.file, (workdir.tasks / segment.file).with_suffix(".idx")]
         ok = bad = ""
         if old is not None:

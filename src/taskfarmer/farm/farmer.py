@@ -19,6 +19,7 @@ from . import host
 from .allocation import Allocation
 from .create import working_directory
 from .damage import discovered
+from .directories import looker
 from .disk import fresh_id
 from .driver import Driver
 from .executors import Executor
@@ -79,6 +80,26 @@ def build_runner(config: FarmConfig, *, here: bool = True) -> Runner:
         if here:
             checked(runner)
     return runner
+
+
+def check_directories(ledger: Ledger, config: FarmConfig, runner: object) -> None:
+    """See whether a farmer's runner can hand on the directories of all tasks that are not finished.
+
+    With the farm's own runner and directory that was seen when they were added.
+
+    Raises:
+        InputError: it cannot.
+    """
+    kept = config_of(ledger)
+    if (kept.runner, kept.cwd) == (config.runner, config.cwd):
+        return
+    if (look := looker(runner, config.cwd)) is not None:
+
+        def look_at_open(number: int, line: bytes) -> None:
+            if ledger.state.name_of(number) != "finished":
+                look(number, line)
+
+        ledger.segments.show(look_at_open)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,27 +24,40 @@ from . import framing
 from .disk import Disk, fresh_id
 
 STRIDE = 64
+NAMES_CWD = b'"cwd":'
+"""Stands in the line of each task that names a directory, and in few others."""
 MOST_OPEN = 4
 """Files of tasks that a reader keeps open: a farm may have thousands."""
 _CHUNK = 1 << 20
 
+Look = Callable[[int, bytes], None]
+"""Looks at an encoded task that names a directory, and at its place among those written, from 0; may refuse it."""
+
 
 def write_segment(
-    directory: Path, lines: Iterable[bytes], disk: Disk, *, source: str = "", digest: str = "", relative: bool = True
+    directory: Path,
+    lines: Iterable[bytes],
+    disk: Disk,
+    *,
+    source: str = "",
+    digest: str = "",
+    relative: bool = True,
+    look: Look | None = None,
 ) -> Segment:
     """Write encoded tasks into a new file in `directory`, and return what the log says of it.
 
-    Nothing refers to the file yet; if the caller fails, it is rubbish that harms nobody.
+    Nothing refers to the file yet; if the caller fails, it is rubbish that harms nobody. `look` is shown each task that
+    may name a directory.
 
     Raises:
         WorkdirError: it cannot be written.
-        InputError: from `lines`; the file is removed.
+        InputError: from `lines` or `look`; the file is removed.
     """
     path = directory / f"{fresh_id()}.jsonl"
     try:
         fd = disk.create(str(path))
         try:
-            count, special, after, index = _write_lines(fd, lines, disk)
+            count, special, after, index = _write_lines(fd, lines, disk, look)
             disk.sync(fd)
             disk.put(str(path.with_suffix(".idx")), index.tobytes(), sync=False)
         except BaseException:
@@ -59,7 +72,7 @@ def write_segment(
     )
 
 
-def _write_lines(fd: int, lines: Iterable[bytes], disk: Disk) -> tuple[int, bool, bool, array[int]]:
+def _write_lines(fd: int, lines: Iterable[bytes], disk: Disk, look: Look | None) -> tuple[int, bool, bool, array[int]]:
     buffer = bytearray(framing.header("tasks"))
     index = array("Q")
     offset = len(buffer)
@@ -71,6 +84,8 @@ def _write_lines(fd: int, lines: Iterable[bytes], disk: Disk) -> tuple[int, bool
         if line[0] == 123:  # a brace: more than a text
             special = True
             after = after or b'"after":' in line
+            if look is not None and NAMES_CWD in line:
+                look(count, line)
         buffer += line
         buffer += b"\n"
         offset += len(line) + 1
@@ -222,6 +237,17 @@ class SegmentFile:
             if b'"after":' in line and (before := self._decoded(line, number).after):
                 yield number, tuple(other + shift for other in before)
 
+    def show(self, look: Look) -> None:
+        """Show `look` each task that may name a directory, and its id.
+
+        Raises:
+            Damaged: the file cannot be read.
+            InputError: from `look`.
+        """
+        for number, line in enumerate(self._all_lines(), self.first):
+            if NAMES_CWD in line:
+                look(number, line)
+
     def texts(self, start: int = 0) -> Iterator[str]:
         """Yield the texts of all tasks from the `start`-th of the segment on."""
         for number, line in enumerate(self._all_lines(), self.first):
@@ -252,6 +278,12 @@ class Segments:
         self._files: list[SegmentFile] = []
         self._firsts: list[int] = []
         self._any_special = False
+
+    def show(self, look: Look) -> None:
+        """Show `look` each task that may name a directory (see SegmentFile.show)."""
+        for file in self._files:
+            if file.segment.special:
+                file.show(look)
 
     def learn(self, segments: list[tuple[int, Segment]]) -> None:
         """Take in segments that are new since the last call."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TextIO
@@ -102,6 +102,16 @@ class Runner:
             InputError: they cannot.
         """
 
+    def check_cwd(self, cwd: str) -> None:
+        """Say whether tasks can run in a directory, an absolute path, as far as its spelling tells.
+
+        Called for the farm's and for each that tasks name, when they are added, also on hosts where none of them will
+        run: so it must not look at the machine. What has runners in it does not ask them; see `chain`.
+
+        Raises:
+            InputError: they cannot, since the runner has no way to hand on such a path.
+        """
+
     def prepare(self, job: Job) -> Command:
         """Return what to start for `job`. An exception fails the attempt, with its message in the log."""
         raise NotImplementedError(f"{type(self).__name__} overrides neither prepare nor run")
@@ -158,6 +168,13 @@ def checked(runner: object) -> None:
     check = getattr(runner, "check", None)
     if check is not None:
         check()
+
+
+def chain(runner: object) -> Iterator[Runner]:
+    """Yield a runner, the one in it, and so on; nothing of an old class that does not derive from ours."""
+    while isinstance(runner, Runner):
+        yield runner
+        runner = getattr(runner, "inner", None)
 
 
 def is_declarative(runner: object) -> bool:

@@ -15,14 +15,14 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple, TextIO
 
 from taskfarmer.errors import InputError
-from taskfarmer.runners.base import Command, Job, Runner
+from taskfarmer.runners.base import Command, Job, Runner, chain
 from taskfarmer.runners.leash import TIED, leash
 from taskfarmer.runners.mounts import Mount, mounts_of, words_of
 from taskfarmer.runners.owners import prefix, private_directory, remove_left_directories
 from taskfarmer.runners.programs import require_program
 from taskfarmer.runners.shell import words_without_shell
 from taskfarmer.runners.warm import SHARE, ContainerDied, Start, WarmContainer, message
-from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, chain, inner_runner
+from taskfarmer.runners.wrapping import FARM_VARIABLES, Staging, after_setup, argv_of, inner_runner
 
 _HOST = """\
 trap : HUP INT TERM USR1 USR2

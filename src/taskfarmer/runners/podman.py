@@ -112,13 +112,15 @@ class _EngineRunner(ContainerRunner):
             hint = "leave out one of the two; or have the tasks make their own in a mount that this user may write to"
             raise InputError(f"user = {user} with tempdir: that directory is for the farm's own user alone", hint=hint)
 
+    def check_cwd(self, cwd: str) -> None:
+        """Raise InputError for a path that cannot be mounted, if it is to be."""
+        for mount in self._with_cwd(self.mounts, cwd):
+            self.mount_words(mount)
+
     def client(self, inside: Inside) -> tuple[str, ...]:
         """Return the call of `podman run` or `docker run`."""
         cwd = inside.cwd or (inside.here if self.mount_cwd else "")
-        mounts = inside.mounts
-        # Never /, which would hide the image.
-        if self.mount_cwd and inside.here != "/" and all(mount.target != inside.here for mount in mounts):
-            mounts = (Mount(inside.here), *mounts)
+        mounts = self._with_cwd(inside.mounts, inside.here)
         return (
             *(self.program, "run", "--rm", "--init", "--interactive", "--pull=never", "--log-driver=none"),
             *((f"--name={inside.name}",) if inside.name else ()),
@@ -132,6 +134,13 @@ class _EngineRunner(ContainerRunner):
             *self.options,
             *("--entrypoint=", self.learnt["id"] if self.learnt else self.image, *inside.argv),
         )
+
+    def _with_cwd(self, mounts: tuple[Mount, ...], cwd: str) -> tuple[Mount, ...]:
+        """Return the mounts with the one of the task's directory, if it is to have one."""
+        # Never /, which would hide the image.
+        if self.mount_cwd and cwd != "/" and all(mount.target != cwd for mount in mounts):
+            return (Mount(cwd), *mounts)
+        return mounts
 
     def mount_words(self, mount: Mount) -> tuple[str, ...]:
         """Return the option for a mount."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from taskfarmer.errors import InputError
-from taskfarmer.runners.base import Command, Job, Runner, is_declarative
+from taskfarmer.runners.base import Command, Job, Runner, chain, is_declarative
 from taskfarmer.runners.basic import BasicRunner
 from taskfarmer.runners.mounts import words_of
 from taskfarmer.runners.owners import private_directory, remove_left_directories
@@ -78,13 +78,6 @@ def inner_runner(
         for runner in chain(made):
             runner.elsewhere = True
     return made
-
-
-def chain(runner: Runner) -> Iterator[Runner]:
-    """Yield a runner, the one in it, and so on."""
-    while isinstance(runner, Runner):
-        yield runner
-        runner = getattr(runner, "inner", None)  # type: ignore[assignment]  # None ends it
 
 
 def argv_of(command: Command) -> tuple[str, ...]:

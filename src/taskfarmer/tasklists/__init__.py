@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from taskfarmer.lazy import lazily
-from taskfarmer.tasklists.encode import encoded_tasks
+from taskfarmer.tasklists.encode import encoded_tasks, line_of
 from taskfarmer.tasklists.lines import list_digest, read_lines
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "TableTaskList",
     "TaskList",
     "encoded_tasks",
+    "line_of",
     "list_digest",
     "parse_bytes",
     "read_lines",

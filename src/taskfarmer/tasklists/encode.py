@@ -19,10 +19,11 @@ from taskfarmer.config import Config
 from taskfarmer.core.model import Task, encode_task
 from taskfarmer.definitions import Definition, build
 from taskfarmer.errors import InputError, TaskfarmerError, WorkdirError
-from taskfarmer.tasklists.lines import encoded_lines, open_list
+from taskfarmer.tasklists.lines import encoded_lines, open_list, read_lines
 
 PLAIN = ("taskfarmer.task.ListTaskList", "taskfarmer.tasklists.ListTaskList")
-STREAMED = ("taskfarmer.tasklists.JsonLinesTaskList", "taskfarmer.tasklists.TableTaskList")
+JSON_LINES = "taskfarmer.tasklists.JsonLinesTaskList"
+STREAMED = (JSON_LINES, "taskfarmer.tasklists.TableTaskList")
 END = b"."
 """The last record of a child that has said all there is to say; before it stands `!` and an error, if there was one."""
 
@@ -54,6 +55,13 @@ def encoded_tasks(definition: Definition, path: str, workdir: str, config: Confi
         stack.pop_all()
     spool.seek(0)
     return _lines(spool)
+
+
+def line_of(definition: Definition, path: str, number: int) -> int | None:
+    """Return the line, from 1, of the `number`-th task of the list, from 0; None where only its handler knows."""
+    if definition.target != JSON_LINES:
+        return None
+    return next((line for at, (line, _) in enumerate(read_lines(path)) if at == number), None)
 
 
 def records_of(definition: Definition, handler: Any) -> Iterator[Task]:
