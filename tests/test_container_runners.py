@@ -1198,6 +1198,19 @@ def test_a_farmer_that_is_a_step_itself_cannot_wait_for_others(
         SlurmStepRunner().check()
 
 
+def test_of_several_farmers_in_a_step_each_has_its_own_node(srun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURMD_NODENAME": "n7"}.items():
+        monkeypatch.setenv(name, value)
+    SlurmStepRunner(nodes="2", ntasks="2").check()
+    assert "--nodelist" not in srun.read_text()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "3")
+    SlurmStepRunner(tempdir="yes").check()
+    assert "--nodelist=n7" in srun.read_text().split()
+    with pytest.raises(InputError, match=r"nodes = 2: the job has several farmers.*; start a single farmer"):
+        SlurmStepRunner(nodes="2", ntasks="2").check()
+
+
 @pytest.mark.usefixtures("srun")
 def test_a_container_runs_in_a_step(engine: Engine, tmp_path: Path) -> None:
     runner = SlurmStepRunner(inner=made(engine))
@@ -1274,20 +1287,24 @@ def test_tasks_are_steps_of_a_real_allocation(slurm: Slurm, lone: Farm, allocati
     assert [status in said for status, said in zip(("status 7", "status 137", "status 127"), statuses, strict=True)]
 
 
+@pytest.mark.parametrize("own_step", ["", "srun --overlap -n1 -c3 "])
 @pytest.mark.parametrize("asked", [("--mem=1000", "--gpus-per-node=2"), ("--mem-per-cpu=300", "--gres=gpu:2")])
-def test_steps_run_side_by_side(lone: Farm, memory_slurm: Slurm, asked: tuple[str, str]) -> None:
-    """Where Slurm counts memory and GPUs, whatever the job was given of both and whoever asks for none of it."""
+def test_steps_run_side_by_side(lone: Farm, memory_slurm: Slurm, asked: tuple[str, str], own_step: str) -> None:
+    """Where Slurm counts memory and GPUs, whatever the job was given of both and whoever asks for none of it.
+
+    Also those of a farmer that is a step itself.
+    """
     define(lone, "steps", "SlurmStepRunner")
     meet = f"cd {lone.path}; touch at.$PROC_NUMBER; until [ -e at.0 -a -e at.1 -a -e at.2 ]; do sleep 0.1; done"
     task = {"command": f"{meet}; echo ${{SLURM_GPUS_ON_NODE-none}}", "timeout": 40}
     lone.write_jsonl(task, {**task, "memory": "800M", "gpus": 1}, {**task, "gpus": 1})
     options = ("--tasklist", "jsonl", "--runner", "steps", "-n", "3", "--memory", "900M", "--gpus", "0,1")
     call = shlex.join(map(str, (*TASKFARMER, "run", lone.list, *options)))
-    words = ("--nodes=1", "--ntasks=3", *asked, "-o", lone.path / "job.out", "--wrap", call)
+    words = ("--nodes=1", "--ntasks=3", *asked, "-o", lone.path / "job.out", "--wrap", own_step + call)
     job = memory_slurm.submit(*words, cwd=lone.path, env=lone.env)
     memory_slurm.wait_for(job)
     assert lone.counts() == {"finished": 3}, (lone.path / "job.out").read_text()
-    assert [lone.log(task) for task in range(3)] == ["none\n", "1\n", "1\n"]
+    assert [last_line(lone, task) for task in range(3)] == ["none", "1", "1"]
 
 
 def test_a_step_of_several_containers(slurm: Slurm, lone: Farm, allocation: Callable[..., str], engine: Engine) -> None:
@@ -1412,3 +1429,127 @@ def test_a_killed_farmer_leaves_no_step(slurm: Slurm, lone: Farm) -> None:
         assert job in slurm.queue()
     finally:
         slurm.cancel_all()
+
+
+# steps of Slurm, of farmers that are steps themselves
+
+
+@pytest.fixture
+def binding_slurm() -> Iterator[Slurm]:
+    """One whose two nodes have memory to give, and bind what runs to its CPUs, of which each has two."""
+    conf = {"SelectTypeParameters": "CR_CPU_Memory", "TaskPlugin": "task/affinity"}
+    with slurm_with(Settings(nodes=2, cpus=2, conf=conf)) as made:
+        yield made
+
+
+def submit_steps(farm: Farm, slurm: Slurm, *words: str) -> str:
+    """Submit a pilot of two nodes whose tasks are steps; return its job."""
+    farm.env |= slurm.env
+    define(farm, "steps", "SlurmStepRunner")
+    options = ("--batch", "slurm", "--jobs", "1", "--nodes", "2", "--runner", "steps", "--tasklist", "jsonl")
+    done = farm.once("submit", farm.list, *options, *words, "--json")
+    assert done.status == 0, done
+    return str(json.loads(done.out)["submitted"][0]["jobs"][0])
+
+
+def nodes_of_farmers(farm: Farm) -> dict[str, str]:
+    """Return the node of each farmer that is at work, by the farmer's id."""
+    found = {}
+    for farmer in Ledger.open(farm.workdir).state.alive():
+        variables = Path(f"/proc/{farmer.host['pid']}/environ").read_bytes().split(b"\0")
+        found[farmer.id] = next(v for v in variables if v.startswith(b"SLURMD_NODENAME=")).decode().partition("=")[2]
+    return found
+
+
+def last_line(farm: Farm, task: int) -> str:
+    """Return what a task printed, without what srun says while the step before is not quite over."""
+    return farm.log(task).splitlines()[-1]
+
+
+def meeting(farm: Farm, count: int) -> str:
+    """Return what a task does to wait until so many are at work, and then until the file `go` is there."""
+    here = shlex.quote(str(farm.path))
+    return f"cd {here}; touch at.$PROC_NUMBER; until [ -e go -a $(ls at.* | wc -l) -ge {count} ]; do sleep 0.1; done"
+
+
+@pytest.mark.parametrize("way", ["submit", "srun --overlap"])
+def test_tasks_of_a_farmer_that_is_a_step_are_steps_on_its_node(slurm: Slurm, lone: Farm, way: str) -> None:
+    """As many at once as it has slots; and the farmer of each node has its own."""
+    lone.write_jsonl(*[{"command": f"{meeting(lone, 4)}; echo $SLURM_STEP_ID $SLURMD_NODENAME; cat"}] * 6)
+    if way == "submit":
+        job = submit_steps(lone, slurm, "--slots", "2")
+    else:
+        define(lone, "steps", "SlurmStepRunner")
+        options = ("--runner", "steps", "--tasklist", "jsonl", "-n", "2")
+        call = shlex.join(map(str, ("srun", "--overlap", "-N2", "-n2", "-c2", *TASKFARMER, "run", lone.list, *options)))
+        words = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "-o", lone.path / "job.out", "--wrap", call)
+        job = slurm.submit(*words, cwd=lone.path, env=lone.env)
+    try:
+        lone.wait_for_runs(4)
+        nodes = nodes_of_farmers(lone)
+        assert sorted(nodes.values()) == ["n1", "n2"]
+        (lone.path / "go").touch()
+        slurm.wait_for(job)
+        assert slurm.detail(job, "ExitCode") == "0:0"
+    finally:
+        slurm.cancel_all()
+    assert lone.counts() == {"finished": 6}
+    said = {run.task: last_line(lone, run.task).split() for run in lone.runs()}
+    assert len({step for step, _ in said.values()}) == 6
+    assert [said[run.task][1] for run in lone.runs()] == [nodes[run.token] for run in lone.runs()]
+
+
+@pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs the first two CPUs to bind to")
+def test_such_steps_are_bound_to_cpus_of_their_own(binding_slurm: Slurm, lone: Farm) -> None:
+    """Not to those of the farmer's step, as srun would by the variables that it has set there."""
+    command = f"{meeting(lone, 4)}; echo $SLURMD_NODENAME $SLURM_CPUS_ON_NODE $SLURM_CPU_BIND_LIST"
+    (lone.path / "go").touch()
+    task = {"command": command, "timeout": 60}
+    lone.write_jsonl(*[task, {**task, "memory": "300M"}] * 2)
+    job = submit_steps(lone, binding_slurm, "--slots", "2", "--memory", "900M")
+    binding_slurm.wait_for(job)
+    assert lone.counts() == {"finished": 4}, lone.once("status", lone.workdir).out
+    logs = sorted(last_line(lone, task) for task in range(4))
+    assert logs == ["n1 1 0x1", "n1 1 0x2", "n2 1 0x1", "n2 1 0x2"]
+
+
+def test_such_steps_end_with_their_time_their_farmer_and_their_farm(slurm: Slurm, lone: Farm) -> None:
+    lone.write_jsonl({"command": SLEEP, "timeout": 3}, {"command": SLEEP}, {"command": SLEEP})
+    job = submit_steps(lone, slurm, "--slots", "1")
+    try:
+        lone.wait_for_runs(3)
+        wait_for(lambda: not at_work(lone, 0), "the task that is over its time to end")
+        assert lone.counts() == {"failed": 1, "running": 2}
+        wait_for(lambda: len(steps_of(slurm, job)) == 3, "the farmers' step and two others")
+        farmers = {farmer.id: farmer.host for farmer in Ledger.open(lone.workdir).state.alive()}
+        killed = farmers[next(run.token for run in lone.runs() if run.task == 1)]
+        kill(killed["pid"], signal.SIGSTOP)
+        kill(killed["guardian"])
+        kill(killed["pid"])
+        wait_for(lambda: len(steps_of(slurm, job)) == 2, "the step to end", 90.0)
+        wait_for(lambda: not at_work(lone, 1), "its processes to end")
+        assert at_work(lone, 2)
+        assert lone.once("stop", lone.workdir).status == 0
+        slurm.wait_for(job)
+        assert not at_work(lone, 2)
+    finally:
+        slurm.cancel_all()
+    assert lone.counts() == {"failed": 1, "toprocess": 2}
+
+
+TRY_STEP = """
+from taskfarmer.runners import SlurmStepRunner, slurmstep
+slurmstep.TRIAL_S = 5.0
+SlurmStepRunner().check()
+"""
+
+
+def test_a_farmer_in_a_step_that_keeps_its_cpus_is_refused(slurm: Slurm, lone: Farm) -> None:
+    call = shlex.join(("srun", "-N1", "-n1", sys.executable, "-c", TRY_STEP))
+    job = slurm.submit("-o", lone.path / "job.out", "--wrap", call, cwd=lone.path, env=lone.env)
+    slurm.wait_for(job)
+    said = (lone.path / "job.out").read_text()
+    hint = (
+        "the farmer is itself one, which has its CPUs for itself; start it by `srun --overlap`, or in the job's script"
+    )
+    assert f"InputError: no step starts within 5 s: {hint}" in said, said

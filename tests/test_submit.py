@@ -347,7 +347,7 @@ def test_the_command_of_a_pilot(tmp_path: Path) -> None:
 def test_on_several_nodes_a_farmer_starts_on_each(tmp_path: Path) -> None:
     plan = Plan(batch="slurm", slots=8, needs=Needs(nodes=3))
     words = shlex.split(pilot_body(Workdir(tmp_path), plan, "slurm"))
-    assert words[:2] == ["exec", "srun"]
+    assert words[:4] == ["exec", "env", "SLURM_OVERLAP=1", "srun"]
     assert {"--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--cpus-per-task=8"} <= set(words)
     with pytest.raises(InputError, match="several nodes"):
         pilot_body(Workdir(tmp_path), plan, "htcondor")

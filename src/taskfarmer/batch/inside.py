@@ -45,13 +45,16 @@ TELLS_ITS_END = ("slurm", "lsf", "htcondor")
 def on_each_node(system: str, nodes: int, cpus: int) -> tuple[str, ...]:
     """Return the words that start a command on each node of a job, and hand on signals; empty: it cannot.
 
-    Neither the end nor the status of one ends the others, whatever the site does by itself (Slurm's `WaitTime`).
+    Neither the end nor the status of one ends the others, whatever the site does by itself (Slurm's `WaitTime`). They
+    leave the CPUs to steps that they start (`runners.slurmstep`): by a variable, which versions that do not know it
+    (before 20.11) pass over, and which those steps are not to have.
     """
     if system != "slurm":
         return ()
     return (
+        "env", "SLURM_OVERLAP=1",
         "srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--cpus-per-task={cpus}",
-        "--wait=0", "--kill-on-bad-exit=0", "--export=ALL",
+        "--wait=0", "--kill-on-bad-exit=0", "--export=ALL", "env", "-u", "SLURM_OVERLAP",
     )  # fmt: skip
 
 

@@ -24,7 +24,11 @@ _FIRST_OF_SLURM = 0xFFFFFFF0
 """Ids of steps from here on are Slurm's own: of the script, of the shell of an interactive job."""
 _OF_THE_JOB = ("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_SOCKET", "SLURM_GPUS_PER_TASK")
 """In which srun finds how many GPUs the job was given, and takes them for the step's, beside what it is asked for."""
-_START = f'unset {" ".join(_OF_THE_JOB)}; exec "$@" <"$0"'
+_OF_THE_STEP = ("SLURM_CPU_BIND", "SLURM_MEM_BIND", "SLURM_DISTRIBUTION", "SLURM_NTASKS_PER_NODE")
+"""In which a farmer that is itself a step was told how it is placed; srun would place the task's step likewise, that is
+on CPUs which are not the step's, or would complain."""
+_OVERLAP = "SLURM_OVERLAP"
+"""By which a farmer's step may have been told to share its CPUs; those of tasks are not to share theirs."""
 _MEMORY = frozenset(("--mem", "--mem-per-cpu", "--mem-per-gpu"))
 _GPUS = frozenset(("-G", "--gpus", "--gpus-per-node", "--gpus-per-socket", "--gpus-per-task", "--gres"))
 
@@ -35,7 +39,8 @@ class SlurmStepRunner(Runner):
     The step gets the task's CPUs, memory and GPUs; Slurm places it on a node of the allocation, and makes it wait while
     none is free. Of a task that names no memory the step shares what the job has on the node, and keeps none of it from
     other steps; one that names no GPUs gets none: by itself srun would take all that the job has of both, and run one
-    step at a time. `ntasks` > 1 is for programs of MPI.
+    step at a time. `ntasks` > 1 is for programs of MPI. Of several farmers, one in each process of a step (`srun
+    --overlap`), each has its tasks run on its own node.
 
     Raises:
         InputError: an argument cannot be used.
@@ -72,13 +77,18 @@ class SlurmStepRunner(Runner):
             raise InputError(
                 "SLURM_JOB_ID is not set, so this is no allocation", hint="start the farm in a job of Slurm"
             )
+        if self.nodes > 1 and _own_node():
+            raise InputError(
+                f"nodes = {self.nodes}: the job has several farmers, and each runs its tasks on its own node",
+                hint="start a single farmer, in the script of a job of several nodes",
+            )
         self.staging.check(self)
         self.inner.check()
         self._try_step()
 
     def check_directory(self, parent: str | None) -> None:
-        """Raise InputError if nobody has named a directory, and other nodes run steps, too."""
-        if parent is None and os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1":
+        """Raise InputError if nobody has named a directory, and other nodes run the farmer's steps, too."""
+        if parent is None and not _own_node() and os.environ.get("SLURM_JOB_NUM_NODES", "1") != "1":
             raise InputError(
                 "tempdir = yes: the steps run on several nodes, of which each has a directory of its own for that",
                 hint="name a directory that all of them see",
@@ -99,13 +109,13 @@ class SlurmStepRunner(Runner):
                 errors="replace",
                 check=False,
                 timeout=TRIAL_S,
-                env={name: value for name, value in os.environ.items() if name not in _OF_THE_JOB},
+                env={name: value for name, value in os.environ.items() if name not in _hidden()},
             )
         except subprocess.TimeoutExpired:
             if _is_step(os.environ.get("SLURM_STEP_ID", "")):
                 raise InputError(
-                    f"no step starts within {TRIAL_S:g} s, and the farmer is itself one, which has its CPUs for itself",
-                    hint="start it in the job's script, or by `srun --overlap`; have pilots of one node each",
+                    f"no step starts within {TRIAL_S:g} s: the farmer is itself one, which has its CPUs for itself",
+                    hint="start it by `srun --overlap`, or in the job's script",
                 ) from None
             return
         if done.returncode or _RAN not in done.stdout:
@@ -128,7 +138,8 @@ class SlurmStepRunner(Runner):
             inside = tuple("/dev/stdin" if word == leash() else word for word in argv)
         else:
             inside = ("/bin/sh", "-c", TIED_STEP, "sh", *argv)
-        argv = ("/bin/sh", "-c", _START, leash(), *call, *inside)
+        start = f'unset {" ".join(_hidden())}; exec "$@" <"$0"'
+        argv = ("/bin/sh", "-c", start, leash(), *call, *inside)
         return replace(command, line=None, argv=argv)
 
     def _call(self, task: Task) -> tuple[str, ...]:
@@ -140,11 +151,25 @@ class SlurmStepRunner(Runner):
             memory = "--mem=0"
         if not (gpus or said & _GPUS):
             gpus = "--gres=none"
+        node = _own_node()
         return (
             *("srun", f"--nodes={self.nodes}", f"--ntasks={self.ntasks}", f"--cpus-per-task={task.cpus}", "--exact"),
-            *filter(None, (memory, gpus)),
+            *filter(None, (memory, gpus, f"--nodelist={node}" if node else "")),
             *self.options,
         )
+
+
+def _hidden() -> tuple[str, ...]:
+    """Return the names of variables that are kept from srun."""
+    of_the_step = _OF_THE_STEP if _is_step(os.environ.get("SLURM_STEP_ID", "")) else ()
+    return (*_OF_THE_JOB, _OVERLAP, *of_the_step)
+
+
+def _own_node() -> str:
+    """Return the node on which the farmer's tasks run; empty: any of the allocation, which is its alone."""
+    if not _is_step(os.environ.get("SLURM_STEP_ID", "")) or os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        return ""
+    return os.environ.get("SLURMD_NODENAME", "")
 
 
 def _is_step(id: str) -> bool:
