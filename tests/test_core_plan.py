@@ -15,6 +15,7 @@ from taskfarmer.core.plan import LOOK_AHEAD, PATIENCE, Attempt, Plan, Stop
 from taskfarmer.core.policy import GIVING_S, Rules
 from taskfarmer.core.records import Ended
 from taskfarmer.core.resources import Resources
+from taskfarmer.core.search import MISFIT_LOOK
 from tests.folds import Fold
 
 USAGE = (0.0, 0.0, 0)
@@ -34,13 +35,19 @@ class Loop:
     ) -> None:
         self.id = id
         described = [Task(text=str(n)) for n in range(tasks)] if isinstance(tasks, int) else list(tasks)
+        self._described = described
+        self.read: list[int] = []
+        """The tasks that were described, one after the other."""
         special = not isinstance(tasks, int)
         self.fold = fold or Fold(len(described))
         number = self.fold.join(id)
         self.plan = Plan(
-            self.fold.state, number, rules or Rules(), resources or Resources(2), described.__getitem__,
-            lambda _task: special,
-        )  # fmt: skip
+            self.fold.state, number, rules or Rules(), resources or Resources(2), self._describe, lambda _task: special
+        )
+
+    def _describe(self, id: int) -> Task:
+        self.read.append(id)
+        return self._described[id]
 
     def take(self) -> list[int]:
         """Take what the plan wants."""
@@ -240,14 +247,85 @@ def test_the_queue_is_searched_only_so_far() -> None:
 def test_what_can_never_run_here_is_not_taken_and_said() -> None:
     loop = Loop([Task(text="", cpus=9), Task(text=""), Task(text="", gpus=1)])
     assert loop.take() == [1]
-    assert loop.plan.misfits == {
-        0: "needs 9 cpus; this farmer has 2 slots",
-        2: "needs 1 GPUs; this farmer has 0",
-    }
+    assert loop.plan.misfits.left() == (2, 0)
+    assert loop.plan.why_never(0) == "needs 9 cpus; this farmer has 2 slots"
+    assert loop.plan.why_never(2) == "needs 1 GPUs; this farmer has 0"
     loop.start()
     assert not loop.plan.finished()
     loop.end(1)
     assert loop.plan.finished(), "only what cannot run here is left"
+
+
+def misfits_in_front(count: int, kinds: int = 2) -> list[Task]:
+    """Return so many tasks that never fit two slots, with one that fits among them now and then, and some behind."""
+    front = [Task(text="", cpus=1 if n % 1000 == 999 else 9 + n % kinds) for n in range(count)]
+    return [*front, *[Task(text="")] * 5]
+
+
+def test_a_look_reads_so_many_that_can_never_run_here_and_the_next_goes_on() -> None:
+    loop = Loop([*[Task(text="", cpus=9)] * (2 * MISFIT_LOOK + 10), Task(text="")])
+    for _ in range(2):
+        assert loop.take() == []
+        assert loop.plan.looks_on
+        assert loop.plan.asks_for() == 0, "nobody knows yet that nothing fits"
+        assert len(loop.read) <= MISFIT_LOOK
+        loop.read.clear()
+    assert loop.take() == [2 * MISFIT_LOOK + 10]
+    assert not loop.plan.looks_on
+
+
+@pytest.mark.parametrize("kinds", [1, 5, 500])
+def test_what_can_never_run_here_is_read_once(kinds: int) -> None:
+    tasks = misfits_in_front(10_000, kinds)
+    loop = Loop(tasks)
+    done: list[int] = []
+    while len(done) < 15:
+        loop.take()
+        for id in loop.start():
+            done.append(id)
+            loop.end(id)
+    assert done == [id for id, task in enumerate(tasks) if task.cpus == 1]
+    never = [id for id in loop.read if tasks[id].cpus > 1]
+    assert len(never) == len(set(never))
+    loop.read.clear()
+    assert loop.take() == []
+    assert not loop.read
+    assert loop.plan.misfits.left() == (len(tasks) - 15, 0)
+
+
+@pytest.mark.parametrize("kinds", [1, 5, 500])
+def test_whether_others_can_run_what_is_left_is_judged_by_what_it_needs(kinds: int) -> None:
+    """A farmer stays for what waits for such tasks, as long as one lives that can run one of them."""
+    loop = Loop(misfits_in_front(3000, kinds))
+    for id in (2999, 1999, 999, *range(3000, 3005)):
+        loop.fold.take("me", str(id))
+        loop.fold.run("me", id)
+    while loop.take() or loop.plan.looks_on:
+        pass
+    loop.read.clear()
+    assert loop.plan.finished()
+    assert kinds == 500 or len(loop.read) == kinds
+    loop.fold.join("wide", slots=9)
+    assert not loop.plan.finished()
+    loop.fold.take("wide", format_ids(range(0, 3000, kinds)))
+    for id in range(0, 3000, kinds):
+        if id % 1000 != 999:
+            loop.fold.run("wide", id)
+    assert loop.plan.finished()
+
+
+def test_a_task_that_fits_is_found_when_it_is_free_again_among_those_that_do_not() -> None:
+    loop = Loop([*misfits_in_front(4000), *[Task(text="")] * 50])
+    loop.fold.join("other")
+    loop.fold.take("other", "999")
+    loop.fold.start("other", 999)
+    assert loop.take() == [1999]
+    assert loop.take() == [2999]
+    loop.start()
+    loop.fold.append(Report(), News(of="other", length=100, back="999"), by="other")
+    for id in (1999, 2999):
+        loop.end(id)
+    assert loop.take()[:2] == [999, 3999]
 
 
 def test_a_farmer_waits_for_others_before_it_leaves_only_misfits() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from taskfarmer.core import search
 from taskfarmer.core.entries import Bury, Snapshot, Stop
 from taskfarmer.core.model import Task
 from taskfarmer.core.policy import Rules
@@ -133,6 +134,21 @@ def test_with_long_tasks_all_slots_empty_within_the_duration_of_a_task(
     seen = run(tmp_path / "farm", FARMERS, 5 * FARMERS * slots, long, file_system, slots)
     assert seen.idle_longest_s <= WAIT_S + file_system.hidden_s
     assert seen.spread_s <= 15.0 + WAIT_S
+
+
+def test_who_has_to_look_through_much_that_never_fits_does_not_pause_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was begun for ten seconds, one for each look."""
+    monkeypatch.setattr(search, "MISFIT_LOOK", 50)
+    tasks = [*[Work(seconds=0.01, cpus=3)] * 500, *[Work(seconds=1.0)] * 10]
+    simulation = Simulation(tmp_path, tasks, file_system=LOCAL)
+    simulation.farmers([Host(slots=2), Host(slots=4, at=10.0)])
+    simulation.run()
+    check(simulation, ran_once=True)
+    at, task, _ = min(simulation.trace.begun)
+    assert task == 500
+    assert at < 1.0
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Literal
 
 from . import policy
+from .misfits import Misfits
 from .model import Task
 from .pace import Pace
 from .policy import Rules
@@ -105,9 +106,14 @@ class Plan:
         """Return the tasks to take now, in order; mostly none."""
         count = self.wants_about()
         found = self._fitting(count) if count else []
-        if count and not found:
+        if count and not found and not self._search.goes_on:
             self._in_vain = self._situation()
         return found
+
+    @property
+    def looks_on(self) -> bool:
+        """Whether `wants` found nothing since so much can never run here, and is to be asked again at once."""
+        return self._search.goes_on and self.wants_about() > 0
 
     def _situation(self) -> tuple[int, int, int]:
         """Return what must change before other tasks fit: what the log says, what is free to take, what runs here."""
@@ -234,7 +240,10 @@ class Plan:
         if not self.hungry or (self.too_late_s is not None and not self.idle):
             return 0
         me, free = self.state.farmers[self.number - 1], self.resources.free
-        if me.want and self.state.status.count(READY) > me.passed_over and not self.wants():
+        in_vain = me.want and self.state.status.count(READY) > me.passed_over and not self.wants()
+        if self.looks_on:
+            return 0  # something may fit here
+        if in_vain:
             return free  # what was given back since does not fit here, and hides that something is wanted
         return free if free >= 2 * me.want or (self.idle and free > me.want) else 0
 
@@ -259,9 +268,13 @@ class Plan:
     # -- the end of the time there is ----------------------------------------------------------------------------------
 
     @property
-    def misfits(self) -> dict[int, str]:
-        """Tasks that can never run here, as far as was looked, and why."""
+    def misfits(self) -> Misfits:
+        """Tasks that can never run here, as far as was looked."""
         return self._search.misfits
+
+    def why_never(self, task: int) -> str:
+        """Return why a task can never run here, or the empty string."""
+        return self._search.why_never(task)
 
     @property
     def too_late_s(self) -> float | None:
@@ -548,14 +561,11 @@ class Plan:
 
     def _only_misfits(self) -> bool:
         """Whether all that is open can never run with any farmer of now, or waits for such; and nobody holds any."""
-        if not self.misfits or self.state.status.count(TAKEN):
-            return False
-        left = [task for task in self.misfits if self.state.status[task] == READY]
-        if self.state.status.count(READY) != len(left):
+        if not self.misfits.known or self.state.status.count(TAKEN) or any(True for _ in self.misfits.others()):
             return False
         claims = {farmer.claim for farmer in self.state.alive()}
         every = [Resources(claim.slots, claim.memory_bytes, claim.gpus) for claim in claims]
-        return not any(_any_can(every, self._describe(task)) for task in left)
+        return not any(_any_can(every, task) for task in self.misfits.kinds_left())
 
 
 def _any_can(every: list[Resources], task: Task) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .misfits import Misfits
 from .model import Task
 from .resources import Resources, Room
 from .state import READY, Farmer, State
@@ -14,6 +15,8 @@ NEAR_LOOK = 1000
 not fit now, one that does."""
 FAR_LOOK = 20_000
 """Among how many that do not fit now, or may not, one is looked for that asks for nothing but a slot."""
+MISFIT_LOOK = 2000
+"""After how many that turned out never to fit here a look ends, and the next one goes on: each must be read."""
 
 
 class Others:
@@ -62,8 +65,10 @@ class Search:
         self._resources = resources
         self._describe = describe
         self._is_special = is_special
-        self.misfits: dict[int, str] = {}
-        """Tasks that can never run here, as far as was looked, and why."""
+        self.misfits = Misfits(state, describe)
+        """Tasks that can never run here, as far as was looked."""
+        self.goes_on = False
+        """Whether the last look found nothing, and ended early at what can never run here."""
         self.given: set[int] = set()
         """What was given back since it did not fit, and has not begun here since."""
         self.too_late_s: float | None = None
@@ -75,18 +80,20 @@ class Search:
         If there are only such as cannot end in time, it is noted in `too_late_s`; while that is so, nothing is found.
         """
         found: list[int] = []
+        self.goes_on = False
         if self.too_late_s is not None:
             return found
         hurries = wish.left_s < float("inf")
         late: list[float] = []
-        room, passed = self._resources.room(), 0
-        for task in self._state.ready(len(self._state)):
+        room, passed, end = self._resources.room(), 0, self.misfits.known + MISFIT_LOOK
+        for task in self.misfits.others():
             if len(found) >= wish.count or len(late) >= NEAR_LOOK or passed >= FAR_LOOK:
+                break
+            if self.misfits.known >= end:
+                self.goes_on = not found
                 break
             if not self._is_special(task):
                 room.take_one()
-            elif task in self.misfits:
-                continue
             elif passed >= NEAR_LOOK or not self._may_have(task, room, wish):
                 passed += task not in self.misfits
                 continue
@@ -94,15 +101,19 @@ class Search:
                 late.append(needed_s)
             else:
                 found.append(task)
-        if late and not found:
+        if late and not found and not self.goes_on:
             self.too_late_s = min(late)
         return found
+
+    def why_never(self, task: int) -> str:
+        """Return why a task can never run here, or the empty string."""
+        return self._resources.never(self._describe(task))
 
     def _may_have(self, task: int, room: Room, wish: Wish) -> bool:
         """Whether a task that asks for more than a slot is to be taken; if it fits, there is so much less `room`."""
         described = self._describe(task)
-        if why := self._resources.never(described):
-            self.misfits[task] = why
+        if self._resources.never(described):
+            self.misfits.add(task, described)
             return False
         if room.take(described) or (not wish.together and self._resources.room().take(described)):
             return True

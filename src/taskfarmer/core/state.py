@@ -168,13 +168,14 @@ class State:
 
     def ready(self, limit: int) -> Iterator[int]:
         """Yield up to `limit` tasks that are free to take, in the order of their ids."""
-        place = self.first_ready = self._next_ready(self.first_ready)
+        place = self.first_ready = self.next_ready(self.first_ready)
         while place < len(self.status) and limit > 0:
             yield place
             limit -= 1
-            place = self._next_ready(place + 1)
+            place = self.next_ready(place + 1)
 
-    def _next_ready(self, place: int) -> int:
+    def next_ready(self, place: int) -> int:
+        """Return the first task from `place` on that is free to take; if there is none, how many tasks there are."""
         found = self.status.find(READY, place)
         return len(self.status) if found < 0 else found
 

@@ -215,6 +215,9 @@ class Agreement:
             self._looks = 0
             return float("inf")
         now = self._clock.monotonic()
+        if self._plan.looks_on:
+            self._plan.wants()
+            return now
         if self._looks == 0 or now >= self._next_look:
             self._looks += 1
             self._next_look = now + idle_pause(self._looks, len(self._ledger.state.alive()))

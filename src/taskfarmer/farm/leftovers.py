@@ -26,12 +26,12 @@ def leaves_to_all_loops(ledger: Ledger, plan: Plan, options: FarmerOptions) -> b
 
 def too_large(plan: Plan) -> str:
     """Return why tasks are left that no farmer has: they ask for more than this one has. Empty: none are."""
-    left = [task for task in plan.misfits if plan.state.status[task] == READY]
-    if not left:
+    count, first = plan.misfits.left()
+    if not count:
         return ""
-    others = len(left) - 1
+    others = count - 1
     more = f", and {others} more {'task is' if others == 1 else 'tasks are'} left" if others else ""
-    return f"task {left[0]} {plan.misfits[left[0]]}{more}; start a farmer that has it"
+    return f"task {first} {plan.why_never(first)}{more}; start a farmer that has it"
 
 
 def too_long(plan: Plan, now: float) -> str:
