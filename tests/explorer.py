@@ -438,12 +438,13 @@ class Stage(Disk, Clock):
     def mkdir(self, path: str) -> None:
         """They are there."""
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str) -> bool:
         """Remove an entry of the log, after those before it; to anything else that is removed nobody comes back."""
         directory, name = os.path.split(path)
         if directory == str(self.workdir.log):
             self.first = max(self.first, int(name) + 1)
             self.ghosts.pop(int(name), None)
+        return True
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Read a journal or an entry of the log, as far as it is shown."""

@@ -279,6 +279,52 @@ def test_a_writer_that_slept_between_creation_and_content_gives_up(place: Path, 
     assert log.publish(3, entry("again"))
 
 
+class NoRenames(NoLinks):
+    """A disk whose server does not answer when something is renamed; `does`: it does so all the same."""
+
+    def __init__(self, *, does: bool) -> None:
+        super().__init__()
+        self.does = does
+
+    def rename(self, old: str, new: str) -> None:
+        if self.does:
+            super().rename(old, new)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), new)
+
+
+def test_a_number_whose_entry_cannot_be_put_there_is_given_back(place: Path) -> None:
+    """All others waited for its text until it had lapsed: for a lease, and 90 s at least."""
+    log = log_in(place, NoRenames(does=False))
+    with pytest.raises(WorkdirError, match="Input/output error"):
+        log.publish(1, entry())
+    assert log.numbers() == []
+    assert rubbish(place) == []
+    assert log_in(place).publish(1, entry("another"))
+
+
+def test_an_entry_of_which_only_the_answer_was_lost_stays(place: Path) -> None:
+    assert log_in(place, NoRenames(does=True)).publish(1, entry("mine"))
+    assert log_in(place).read(1).nonce == "mine"
+    assert rubbish(place) == []
+
+
+def test_a_number_that_others_may_have_seen_to_by_now_is_not_given_back(place: Path) -> None:
+    clock = Jumping()
+
+    class Slow(NoRenames):
+        def rename(self, old: str, new: str) -> None:
+            clock.ahead_s += 46
+            super().rename(old, new)
+
+    log = Log(place / "log", place / "new", NoLinks(), clock)
+    assert log.publish(1, entry())
+    log.lease_s = 20.0
+    log._disk = Slow(does=False)
+    with pytest.raises(WorkdirError, match="Input/output error"):
+        log.publish(2, entry("late"))
+    assert log.numbers() == [1, 2]
+
+
 def test_a_reader_waits_for_a_writer_that_is_still_at_it(place: Path) -> None:
     log = log_in(place)
     data = framing.frame(json.dumps(entry("late").to_json()))

@@ -116,11 +116,13 @@ class Disk:
         self.about_to("rename", new)
         os.replace(old, new)
 
-    def remove(self, path: str) -> None:
-        """Remove a name that need not exist."""
+    def remove(self, path: str) -> bool:
+        """Remove a name that need not exist; return whether it did."""
         self.about_to("remove", path)
         with suppress(FileNotFoundError):
             os.unlink(path)
+            return True
+        return False
 
     def about_to_look(self, operation: str, what: str) -> None:
         """Say what is looked at next: to be counted; that changes nothing, so there is no use in ending a process."""

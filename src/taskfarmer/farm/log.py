@@ -12,8 +12,8 @@ can never change; whoever reads only names finds the same.
 
 Where `link` is not to be had, the number is created exclusively, and the entry is renamed over the empty file, which
 needs no space: an entry that cannot be read yet belongs to a writer that is still at it, or that has died between the
-two. Nobody can add to the log meanwhile. So a reader says so (`Unfinished`), and once nobody can be at it any more it
-gives the entry a text that says nothing.
+two. Nobody can add to the log meanwhile. So a writer whose rename fails gives the number back; and a reader says so
+(`Unfinished`), and once nobody can be at it any more it gives the entry a text that says nothing.
 """
 
 from __future__ import annotations
@@ -361,7 +361,14 @@ class Log:
                 f"{self.path(number)}: this process slept too long to write it: others may take it for dead",
                 hint="try again when the entry has lapsed",
             )
-        self._disk.rename(draft.path, self.path(number))
+        try:
+            self._disk.rename(draft.path, self.path(number))
+        except OSError:
+            if not self._disk.remove(draft.path):  # it is the entry by now, and only the answer was lost
+                return self._is_ours(number, self.read(number), draft)
+            if self._clock.boottime() - began <= self._lapse_s(number) / 2:
+                self._disk.remove(self.path(number))  # which has no text, and cannot be given one any more
+            raise
         return True
 
     def sync(self) -> None:
