@@ -349,6 +349,7 @@ class SharedLog(Log):
         super().__init__(workdir.log, workdir.new, disk, clock)
         self._shared = shared
         self._simulated = disk
+        self.farmer = disk.farmer
         self._mine = 0
         self._reaches = 0
         """The first entry of which the one that was read last tells."""

@@ -12,6 +12,8 @@ from taskfarmer.core.entries import Retry
 from taskfarmer.core.plan import Plan, Stop
 from taskfarmer.core.policy import Rules
 from taskfarmer.core.resources import Resources
+from taskfarmer.errors import Damaged
+from taskfarmer.farm import log
 from taskfarmer.farm.agreement import Agreement
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.upkeep import Job, Pace
@@ -70,6 +72,39 @@ def test_failures_that_were_taken_back_do_not_count_and_those_after_them_are_tol
     fail_three(2)
     assert failed_by_the_log(tmp_path) == 3
     assert not loop.told
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
+def test_what_runs_ends_before_damage_of_the_log_ends_a_farmer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    monkeypatch.setattr(log, "BEFORE_BYTES", 0)
+    farm = HandMade(tmp_path, ["task"] * 6)
+    me, other = farm.join(), farm.join()
+    me.take(0)
+    ledger, loop = Ledger.open(tmp_path), Loop()
+    plan = Plan(ledger.state, 1, Rules(), Resources(1), ledger.task, lambda _task: False)
+    plan.adopt()
+    agreement = Agreement(ledger, me.id, plan, me.journal, loop)
+    assert plan.next_start(0.0) is not None
+    entry = Path(ledger.log.path(ledger.state.number + 1))
+    for _ in range(2):
+        other.report()
+    if damaged:
+        entry.write_text("damaged\n")
+    else:
+        entry.unlink()
+    ledger.looked -= 200.0
+    for _ in range(3):
+        assert agreement.is_out_of_date(), "nothing is started"
+        agreement.retire([])
+        agreement.publish()
+    assert all("the entry is damaged" in told or "an entry of the log is missing" in told for told in loop.told)
+    assert len(loop.told) >= 3
+    assert entry.exists() == damaged, "nobody else's entry has its number"
+    plan.ended(0, 0, 1.0, 0.0, (0.0, 0.0, 0), 0.0)
+    with pytest.raises(Damaged, match="cannot be used until the file is restored"):
+        agreement.is_out_of_date()
 
 
 @pytest.mark.parametrize("failing", range(3))

@@ -18,7 +18,7 @@ import pytest
 from taskfarmer.core import records
 from taskfarmer.core.entries import Bury, Cancel, Entry, Farm, Join, News, Report, Segment, Stop, Take
 from taskfarmer.core.records import Ended
-from taskfarmer.errors import Damaged, NewerFormat, Replaced, Unfinished, WorkdirError
+from taskfarmer.errors import Damaged, Hidden, NewerFormat, Replaced, Unfinished, WorkdirError
 from taskfarmer.farm import framing
 from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
@@ -506,6 +506,34 @@ def test_a_missing_number_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(log_module, "PATIENCE_S", 0.2)
     with pytest.raises(Damaged, match="00000003: an entry of the log is missing"):
         Ledger.open(farm.workdir.path)
+
+
+def test_who_knows_a_farm_does_not_wait_for_a_missing_number_nor_writes_beside_it(
+    farm: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for 45 s at each look, in which no heart beats; and then it was told of damage, which ends a farmer."""
+    monkeypatch.setattr(log_module, "BEFORE_BYTES", 0)
+    clock = Jumping()
+    other = Ledger.open(farm.workdir.path, clock=clock)
+    for _ in range(3):
+        farm.append(lambda _state: (Report(), ()))
+    away = farm.log.path(3) + ".away"
+    os.rename(farm.log.path(3), away)
+    began = clock.monotonic()
+    other.refresh()
+    for _ in range(10):
+        assert other.refresh() == 0
+        assert other.state.number == 2
+        assert str(other.awaited).startswith(f"{farm.log.path(3)}: an entry of the log is missing; a cache may hide it")
+        with pytest.raises(Hidden):
+            other.append(lambda _state: (Report(), ()))
+    assert clock.monotonic() - began < 5.0
+    assert farm.log.numbers() == [1, 2, 4]
+    os.rename(away, farm.log.path(3))
+    other.refresh()
+    assert other.awaited is None
+    assert other.state.to_json() == farm.state.to_json()
+    assert other.append(lambda _state: (Report(), ())) is not None
 
 
 def test_a_log_without_its_beginning_is_damage(farm: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,16 +14,28 @@ from pathlib import Path
 import pytest
 
 from taskfarmer.core import search
-from taskfarmer.core.entries import Bury, Snapshot, Stop
+from taskfarmer.core.entries import Bury, Entry, Snapshot, Stop
 from taskfarmer.core.model import Task
 from taskfarmer.core.policy import Rules
-from taskfarmer.errors import WorkdirError
+from taskfarmer.errors import Damaged, WorkdirError
 from taskfarmer.farm import upkeep
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.segments import Segments
 from tests.farms import counted_finishes
 from tests.figures import Figures, figures
-from tests.simulation import LOCAL, NEVER, NFS, FileSystem, Host, Killed, SimulatedDisk, Simulation, Work, World
+from tests.simulation import (
+    LOCAL,
+    NEVER,
+    NFS,
+    FileSystem,
+    Host,
+    Killed,
+    SharedLog,
+    SimulatedDisk,
+    Simulation,
+    Work,
+    World,
+)
 
 FARMERS = 24
 WAIT_S = 2.0
@@ -333,6 +345,27 @@ def test_texts_of_tasks_that_cannot_be_read_for_a_while_cost_no_farmer(
     simulation.run()
     check(simulation, ran_once=True)
     assert any(text == "the texts cannot be read" for _, _, text in simulation.trace.said)
+
+
+@pytest.mark.parametrize("damage", [None, Damaged("an entry is damaged")], ids=["hidden", "damaged"])
+def test_entries_that_one_host_cannot_read_for_longer_than_any_cache_cost_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Exception | None
+) -> None:
+    """It waited for 45 s without a heartbeat; then the farmer ended, with its tasks."""
+    read = SharedLog.read
+    simulation = Simulation(tmp_path, [Work(seconds=200)] * 4 + [Work(seconds=0.1)] * 500, lease_s=60, heartbeat_s=3)
+
+    def away(self: SharedLog, number: int) -> Entry:
+        if self.farmer == 1 and 5 <= simulation.world.time < 150 and number >= 6:
+            raise damage or FileNotFoundError(errno.ENOENT, "no such file", self.path(number))
+        return read(self, number)
+
+    monkeypatch.setattr(SharedLog, "read", away)
+    simulation.farmers([Host(slots=3)] * 2)
+    simulation.run()
+    check(simulation, ran_once=True)
+    assert any("an entry of the log is missing" in text or "damaged" in text for _, _, text in simulation.trace.said)
+    assert not any(isinstance(entry.body, Bury) for _, entry in simulation.trace.entries)
 
 
 @pytest.mark.parametrize("first", [[], [Work(seconds=0.01)] * 300], ids=["from the start", "after short ones"])

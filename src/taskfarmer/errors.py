@@ -6,6 +6,7 @@
     |-- WorkdirError           2  no permission, no space, not a farm
     |   |-- Replaced           2  not the farm any more that it was
     |   `-- Unfinished         2  an entry of the log whose writer is still at it, or dead
+    |       `-- Hidden         2  an entry of the log that a cache hides, or that was removed
     |-- Stopped                3  work is left
     `-- Damaged                4  records that cannot be read, or contradict each other
 
@@ -72,6 +73,10 @@ class Unfinished(WorkdirError):
     def __init__(self, message: str, *, number: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.number = number
+
+
+class Hidden(Unfinished):
+    """Entry `number` of the log is not to be seen, and one after it is."""
 
 
 class Stopped(TaskfarmerError):

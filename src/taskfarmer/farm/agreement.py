@@ -28,10 +28,11 @@ from ..core.policy import (
 )
 from ..core.state import FAILED, State
 from ..core.words import plural
-from ..errors import Replaced, WorkdirError
+from ..errors import Damaged, Hidden, Replaced, WorkdirError
 from .disk import chance
 from .journal import Journal
 from .ledger import Ledger
+from .log import DAMAGED, PATIENCE_S
 
 LOOKED_S = 0.1
 """How old a look at the log may be before a take."""
@@ -155,6 +156,9 @@ class Agreement:
         except WorkdirError as error:
             self._unsure = True
             self._loop.hold(str(error))
+        except Damaged as error:
+            self._unsure = True
+            self._hold_while_some_run(error)
         self.heed()  # before anything is started: our entries say that we know all that came before them
         return entry.body if entry is not None else None
 
@@ -247,13 +251,24 @@ class Agreement:
                 self.give_up("the workdir is gone")
             self._loop.hold(f"the log cannot be read: {error.strerror}", 0.0)
             return
+        except Damaged as error:
+            self._hold_while_some_run(error)
+            return
         self.heed_what_is_new()
-        if self._ledger.awaited is not None:
-            self._loop.hold(str(self._ledger.awaited))
+        if (awaited := self._ledger.awaited) is not None:
+            if isinstance(awaited, Hidden) and not self._plan.running and self._looked_ago_s() > PATIENCE_S:
+                raise Damaged(awaited.message, hint=DAMAGED)
+            self._loop.hold(str(awaited))
             return
         self.give_back(self._plan.gives_back(now, chance()))
         if self._plan.lets_go():
             self._say(Report())
+
+    def _hold_while_some_run(self, error: Damaged) -> None:
+        """Nothing can be agreed any more; but what runs is not to be lost, and how it ends stands in the journal."""
+        if not self._plan.running:
+            raise error
+        self._loop.hold(str(error))
 
     def _device(self) -> int | None:
         """Return on which file system the workdir is to be found; None: its parent cannot be seen.

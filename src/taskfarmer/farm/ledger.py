@@ -15,7 +15,7 @@ from ..core.ids import format_ids
 from ..core.model import Task
 from ..core.policy import pause_after_losses
 from ..core.state import FAILED, FINISHED, State, Tries
-from ..errors import Damaged, Replaced, Unfinished, WorkdirError
+from ..errors import Damaged, Hidden, Replaced, Unfinished, WorkdirError
 from . import log
 from .clock import CLOCK, Clock
 from .disk import Disk, chance, fresh_id
@@ -46,6 +46,8 @@ class Ledger:
         """When it was last begun to read the log and could be, by a clock that runs while the machine sleeps."""
         self.awaited: Unfinished | None = None
         """Why nothing that follows the last entry that was read can be, if so."""
+        self._missed = 0
+        """The number of an entry that was waited for in vain, since it is hidden."""
         self.damaged: dict[str, int] = {}
 
     @classmethod
@@ -84,8 +86,10 @@ class Ledger:
     def refresh(self) -> int:
         """Take in the entries that are new; return how many. If one has no text yet, those before it (see `awaited`).
 
+        The same if one is missing, unless nothing was known before.
+
         Raises:
-            Unfinished: that is the farm's first: nothing is known.
+            Unfinished: the farm's first has no text: nothing is known.
             Damaged: one cannot be read, or is missing.
         """
         return self._read_on()
@@ -122,6 +126,9 @@ class Ledger:
         while True:
             try:
                 return self._read_to(last)
+            except Hidden as error:
+                self.awaited = error
+                return 0
             except Unfinished as error:
                 last = self._last_before(error)
 
@@ -137,7 +144,7 @@ class Ledger:
         if last < known:  # the listing may be old
             self.verify()
         if last <= known:
-            return 0
+            return self._reload() if self.state.stale else 0
         if known == 0:
             return self._load(last)
         if self._has_slept():
@@ -194,7 +201,8 @@ class Ledger:
         seen = {farmer.id: farmer.seen for farmer in state.farmers if farmer.alive}
         try:
             self.state = State()
-            count = self._load(max(self.log.last(), state.number))  # a listing may be older than what was read
+            last = max(self.log.last(), state.number)  # a listing may be older than what was read
+            count = self._load(last, known=state.number)
             fresh = self.state
         finally:
             self.state = state
@@ -204,13 +212,18 @@ class Ledger:
                 self.read_tail(farmer.id)
         return count
 
-    def _load(self, last: int) -> int:
+    def _load(self, last: int, known: int = 0) -> int:
         """Read back from entry `last` to the latest snapshot, then forward; return how many entries that were.
 
         A listing of a directory is no snapshot of it: it may have a number and not the one before. A higher number
-        proves the lower ones, so they are read by name, and waited for where a cache hides them.
+        proves the lower ones, so they are read by name, and waited for where a cache hides them: but a moment by who
+        has `known` of so many before, and has tasks that run, and a heart that must beat.
+
+        Raises:
+            Hidden: one is missing, and none before it is new.
+            Damaged: one cannot be read, or, if none were known, is missing.
         """
-        deadline = self.clock.monotonic() + log.PATIENCE_S
+        began = self.clock.monotonic()
         while True:
             stack: list[tuple[int, Entry]] = []
             try:
@@ -219,10 +232,14 @@ class Ledger:
                     if isinstance(entry.body, Snapshot):
                         break
             except FileNotFoundError as error:
-                if self.clock.monotonic() > deadline:
+                number = stack[-1][0] - 1 if stack else last
+                if known and self._waited_in_vain(number, began):
+                    last = self._last_without(number, known)
+                    continue
+                if self.clock.monotonic() > began + log.PATIENCE_S:
                     raise Damaged(f"{error.filename}: an entry of the log is missing") from error
                 self.clock.sleep(0.02)
-                last = self.log.last()  # it was removed under our eyes: there is a later snapshot
+                last = max(self.log.last(), known)  # it was removed under our eyes: there is a later snapshot
                 continue
             except Unfinished as error:
                 last = self._last_before(error)
@@ -230,6 +247,27 @@ class Ledger:
             for number, entry in reversed(stack):
                 self._apply(number, entry)
             return len(stack)
+
+    def _waited_in_vain(self, number: int, began: float) -> bool:
+        """Whether the hidden entry was waited for long enough: once for a moment, then no more."""
+        if self._missed == number:
+            return True
+        if self.clock.monotonic() <= began + log.WRITING_S:
+            return False
+        self._missed = number
+        return True
+
+    def _last_without(self, number: int, known: int) -> int:
+        """Note that an entry is hidden, and return the number before it, if that is more than what was known.
+
+        Raises:
+            Hidden: it is not: what was known stands.
+        """
+        path, hint = self.log.path(number), "a cache may hide it for a while; if it was removed, restore it"
+        hidden = Hidden(f"{path}: an entry of the log is missing", number=number, hint=hint)
+        if number <= known + 1:
+            raise hidden
+        return self._last_before(hidden)
 
     def _apply(self, number: int, entry: Entry) -> None:
         if isinstance(entry.body, Snapshot):

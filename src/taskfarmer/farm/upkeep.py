@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.entries import Body, Bury, News
 from ..core.policy import Silence, to_watch
 from ..core.state import Farmer, State
-from ..errors import WorkdirError
+from ..errors import Damaged, WorkdirError
 from . import host
 from .clock import CLOCK, Clock
 from .disk import Disk
@@ -197,7 +197,7 @@ class Undertaker:
                 return None
             return Bury(farmer=id, why=why, unseen=not kill), (self._ledger.news_of(id, final=True),)
 
-        with suppress(WorkdirError):
+        with suppress(WorkdirError, Damaged):
             by = self._me if self._me in self._ledger.state.index else CLI
             if self._ledger.append(make, by) is not None:
                 self._say(f"farmer {id} is buried: {why}")
@@ -215,7 +215,7 @@ class Undertaker:
         if old:
             try:
                 self._ledger.verify()
-            except (OSError, WorkdirError):
+            except (OSError, WorkdirError, Damaged):
                 return
             self._forgotten = max(old)
             self._snapshots = {number: seen for number, seen in self._snapshots.items() if number > self._forgotten}
