@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from taskfarmer.core.entries import Retry
+from taskfarmer.core.entries import Cancel, Retry
 from taskfarmer.core.plan import Plan, Stop
 from taskfarmer.core.policy import Rules
+from taskfarmer.core.records import Started
 from taskfarmer.core.resources import Resources
 from taskfarmer.errors import Damaged
 from taskfarmer.farm import log
 from taskfarmer.farm.agreement import Agreement
+from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.upkeep import Job, Pace
 from tests.ledgers import HandMade
@@ -74,6 +78,72 @@ def test_failures_that_were_taken_back_do_not_count_and_those_after_them_are_tol
     assert not loop.told
 
 
+class Unreadable(Disk):
+    """A disk on which some journals cannot be read, `fails` times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = 0
+        self.of: set[str] = set()
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        if os.path.basename(path) in self.of and self.fails:
+            self.fails -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return super().read(path, start, end)
+
+
+@pytest.mark.parametrize("whose", ["mine", "another's"])
+def test_what_has_finished_is_not_forgotten_when_the_state_is_made_anew_and_a_journal_cannot_be_read(
+    tmp_path: Path, whose: str
+) -> None:
+    """It was never told, and free again when the farmer left: it would have run once more."""
+    farm, disk = HandMade(tmp_path, ["task"] * 6), Unreadable()
+    other, me = farm.join(), farm.join()
+    me.take(0, 1)
+    other.take(2)
+    ledger = Ledger.open(tmp_path, disk)
+    agreement = Agreement(ledger, me.id, plan_of(ledger, me.id), me.journal, Loop())
+    for farmer, task in ((me, 0), (other, 2)):
+        farmer.run(task)
+        ledger.read_tail(farmer.id)
+    farm.append(Cancel(ids="5"))
+    ledger.state.stale = True
+    disk.of, disk.fails = {me.id if whose == "mine" else other.id}, 1
+    ledger.looked -= 200.0
+    agreement.is_out_of_date()
+    assert not disk.fails
+    ledger.looked -= 200.0
+    assert not agreement.is_out_of_date()
+    me.start(1)
+    ledger.state.observe(me.id, (Started(1, 1, 0, 0.0),), me.journal.length)
+    agreement.leave("done")
+    assert Ledger.open(tmp_path).state.name_of(0) == "finished"
+
+
+def test_what_was_to_be_given_back_and_could_not_be_is_not_forgotten(tmp_path: Path) -> None:
+    """It waited in no queue, and nobody else could have it: the farm never ended."""
+    farm, disk = HandMade(tmp_path, ["task"] * 6), Unreadable()
+    me = farm.join()
+    me.take(0, 1, 2)
+    ledger = Ledger.open(tmp_path, disk)
+    plan = plan_of(ledger, me.id)
+    plan.adopt()
+    agreement = Agreement(ledger, me.id, plan, me.journal, Loop())
+    me.start(0)
+    disk.of, disk.fails = {me.id}, 1
+    plan.queue.remove(2)
+    with suppress(OSError):
+        agreement.give_back([2])
+    assert not disk.fails
+    assert list(plan.queue) == [0, 1, 2]
+
+
+def plan_of(ledger: Ledger, id: str) -> Plan:
+    """Return the mind of a farmer that has one slot."""
+    return Plan(ledger.state, ledger.state.index[id], Rules(), Resources(1), ledger.task, lambda _task: False)
+
+
 @pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
 def test_what_runs_ends_before_damage_of_the_log_ends_a_farmer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
@@ -83,7 +153,7 @@ def test_what_runs_ends_before_damage_of_the_log_ends_a_farmer(
     me, other = farm.join(), farm.join()
     me.take(0)
     ledger, loop = Ledger.open(tmp_path), Loop()
-    plan = Plan(ledger.state, 1, Rules(), Resources(1), ledger.task, lambda _task: False)
+    plan = plan_of(ledger, me.id)
     plan.adopt()
     agreement = Agreement(ledger, me.id, plan, me.journal, loop)
     assert plan.next_start(0.0) is not None

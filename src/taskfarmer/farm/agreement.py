@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from ..core.entries import Body, Leave, News, Report, Take
@@ -59,7 +60,7 @@ class Agreement:
 
     def __init__(self, ledger: Ledger, id: str, plan: Plan, journal: Journal, loop: Loop) -> None:
         self._ledger = ledger
-        self._id = id
+        self._id = ledger.mine = id
         self._plan = plan
         self._journal = journal
         self._loop = loop
@@ -98,14 +99,13 @@ class Agreement:
         """Say that others may have these, which the plan has forgotten."""
         if not back:
             return
-        ids = format_ids(back)
-        told = self._ledger.state.farmer(self._id).told
-        news = self._ledger.news_of(self._id, read=not self._knows_itself())
-        given = News(
-            of=news.of, length=max(news.length, told), ok=news.ok, bad=news.bad, back=ids, tries=news.tries,
-            running=news.running,
-        )  # fmt: skip
-        if self._append(lambda _state: (Report(), (given,))) is None:
+
+        def make(state: State) -> tuple[Body, tuple[News, ...]]:
+            news = self._ledger.news_of(self._id, read=not self._knows_itself())
+            length = max(news.length, state.farmer(self._id).told)
+            return Report(), (replace(news, length=length, back=format_ids(back)),)
+
+        if self._append(make) is None:
             self._plan.took(reversed(back))
 
     def retire(self, back: list[int]) -> None:

@@ -46,6 +46,8 @@ class Ledger:
         """When it was last begun to read the log and could be, by a clock that runs while the machine sleeps."""
         self.awaited: Unfinished | None = None
         """Why nothing that follows the last entry that was read can be, if so."""
+        self.mine = ""
+        """Whose journal is written by who has this ledger, if anybody's."""
         self._missed = 0
         """The number of an entry that was waited for in vain, since it is hidden."""
         self.damaged: dict[str, int] = {}
@@ -197,20 +199,30 @@ class Ledger:
 
     def _reload(self) -> int:
         """Make the state anew, with the tails that it knew. It stays the same object: others hold it, too."""
-        state = self.state
-        seen = {farmer.id: farmer.seen for farmer in state.farmers if farmer.alive}
+        state, nonce = self.state, self._nonce
+        seen = {farmer.id: farmer.seen for farmer in state.alive()}
         try:
             self.state = State()
             last = max(self.log.last(), state.number)  # a listing may be older than what was read
             count = self._load(last, known=state.number)
-            fresh = self.state
+            for farmer in self.state.alive():
+                if seen.get(farmer.id, 0) > farmer.seen:
+                    self._read_tail_again(farmer.id)
+        except BaseException:
+            self._nonce = nonce
+            raise
         finally:
-            self.state = state
+            fresh, self.state = self.state, state
         state.become(fresh)
-        for farmer in state.alive():
-            if seen.get(farmer.id, 0) > farmer.seen:
-                self.read_tail(farmer.id)
         return count
+
+    def _read_tail_again(self, id: str) -> None:
+        """Read a tail that was known. Another's may be left for later; what one's own says would never be told."""
+        try:
+            self.read_tail(id)
+        except OSError:
+            if id == self.mine:
+                raise
 
     def _load(self, last: int, known: int = 0) -> int:
         """Read back from entry `last` to the latest snapshot, then forward; return how many entries that were.
