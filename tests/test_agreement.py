@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from taskfarmer.core.entries import Cancel, Retry
+from taskfarmer.core.entries import Cancel, Entry, Retry, Take
+from taskfarmer.core.model import Task, TaskId
 from taskfarmer.core.plan import Plan, Stop
 from taskfarmer.core.policy import Rules
 from taskfarmer.core.records import Started
@@ -137,6 +138,43 @@ def test_what_was_to_be_given_back_and_could_not_be_is_not_forgotten(tmp_path: P
         agreement.give_back([2])
     assert not disk.fails
     assert list(plan.queue) == [0, 1, 2]
+
+
+def test_an_entry_whose_tasks_cannot_be_read_is_not_taken_in_by_half(tmp_path: Path) -> None:
+    """Its tasks were free to take at once, whatever they waited for."""
+    farm = HandMade(tmp_path, ["task"])
+    me = farm.join()
+    me.take(0)
+    ledger, loop = Ledger.open(tmp_path), Loop()
+    plan = plan_of(ledger, me.id)
+    plan.adopt()
+    assert plan.next_start(0.0) is not None
+    agreement = Agreement(ledger, me.id, plan, me.journal, loop)
+    farm.add([Task(text="first"), Task(text="then", after=(TaskId(0),))])
+    added = tmp_path / "ledger/tasks" / farm.ledger.state.segments[1][1].file
+    added.rename(tmp_path / "away")
+    for _ in range(2):
+        ledger.looked -= 200.0
+        agreement.is_out_of_date()
+        agreement.publish()
+        assert len(ledger.state) == 1
+    assert "cannot be read" in loop.told[0]
+    (tmp_path / "away").rename(added)
+    ledger.looked -= 200.0
+    assert not agreement.is_out_of_date()
+    assert list(ledger.state.ready(9)) == [1], "the other waits for it"
+
+
+def test_a_state_in_which_an_entry_made_no_sense_is_not_used(tmp_path: Path) -> None:
+    farm = HandMade(tmp_path, ["task"])
+    ledger = Ledger.open(tmp_path)
+    farm.ledger.log.publish(2, Entry(by="nobody", time=0.0, nonce="n", body=Take(ids="0")))
+    for _ in range(2):
+        with pytest.raises(Damaged, match="does not go with those before it"):
+            ledger.refresh()
+    with pytest.raises(Damaged, match="does not go with those before it"):
+        ledger.append(lambda _state: (Cancel(ids="0"), ()))
+    assert farm.ledger.log.numbers() == [1, 2]
 
 
 def plan_of(ledger: Ledger, id: str) -> Plan:

@@ -325,6 +325,8 @@ def test_what_cannot_be_reached_now_is_not_damaged(tmp_path: Path) -> None:
     files.forget(tasks / segment.file)
     with pytest.raises(WorkdirError, match="task 150 cannot be reached"):
         file.task(150)
+    with pytest.raises(WorkdirError, match="the tasks cannot be reached"):
+        list(file.texts())
     away.rename(ledger)
     tasks.rename(tmp_path / "lost")
     with pytest.raises(Damaged, match="task 150 cannot be read"):

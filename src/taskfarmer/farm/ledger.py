@@ -296,10 +296,11 @@ class Ledger:
         edges: Iterable[tuple[int, tuple[int, ...]]] = ()
         if isinstance(entry.body, Farm | Add) and entry.body.segment.after:
             self.segments.learn([*self.state.segments, (first, entry.body.segment)])
-            edges = self.segments.file(place).edges()
+            edges = list(self.segments.file(place).edges())  # all of them, or the entry is not taken in
         try:
             self.state.apply(number, entry, edges)
         except (KeyError, IndexError) as error:
+            self.state.stale = True  # by half
             raise Damaged(
                 f"{self.log.path(number)}: the entry does not go with those before it", hint=log.DAMAGED
             ) from error
@@ -384,7 +385,8 @@ class Ledger:
             raise WorkdirError(f"{what}: {error.strerror}", hint="is the file server at work?") from error
 
     def _append(self, make: Callable[[State], tuple[Body, tuple[News, ...]] | None], by: str) -> Entry | None:
-        if self.awaited is not None or self.clock.boottime() - self.looked > self.state.lease_s / 2:
+        old = self.clock.boottime() - self.looked > self.state.lease_s / 2
+        if old or self.awaited is not None or self.state.stale:
             self.refresh()  # entries that a sleeper has missed may be gone, and their numbers look free
         if self.awaited is not None:
             raise self.awaited

@@ -158,9 +158,7 @@ class SegmentFile:
         except IndexError as error:
             raise Damaged(f"{self._path}: task {number} cannot be read ({error})") from error
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and self._path.parent.parent.is_dir():
-                raise Damaged(f"{self._path}: task {number} cannot be read ({error.strerror})") from error
-            raise WorkdirError(f"{self._path}: task {number} cannot be reached ({error.strerror})") from error
+            raise self._trouble(f"task {number}", error) from error
         task = self._decoded(line, number)
         if task.after and self.segment.relative:
             return replace(task, after=tuple(TaskId(other + self.first) for other in task.after))
@@ -260,7 +258,13 @@ class SegmentFile:
                 framing.check_header(file.readline(), "task files", str(self._path))
                 yield from file
         except OSError as error:
-            raise Damaged(f"{self._path}: the tasks cannot be read ({error.strerror})") from error
+            raise self._trouble("the tasks", error) from error
+
+    def _trouble(self, what: str, error: OSError) -> Damaged | WorkdirError:
+        """Return what to raise: the file is gone from where it was, or cannot be reached now, which may pass."""
+        if isinstance(error, FileNotFoundError) and self._path.parent.parent.is_dir():
+            return Damaged(f"{self._path}: {what} cannot be read ({error.strerror})")
+        return WorkdirError(f"{self._path}: {what} cannot be reached ({error.strerror})")
 
     def _decoded(self, line: bytes, number: int) -> Task:
         try:
