@@ -279,6 +279,27 @@ def test_a_writer_that_slept_between_creation_and_content_gives_up(place: Path, 
     assert log.publish(3, entry("again"))
 
 
+@pytest.mark.parametrize(("lease_s", "most_s"), [(None, 46), (300.0, 38), (40.0, 6)])
+def test_a_name_that_stays_hidden_is_waited_for_no_longer_than_a_heart_may_stop(
+    place: Path, lease_s: float | None, most_s: float
+) -> None:
+    """A farmer with a lease of a minute would have been taken for dead, and ended by its guardian."""
+
+    class Hiding(Disk):
+        def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    clock = Jumping()
+    assert log_in(place).publish(1, entry("another"))
+    log = Log(place / "log", place / "new", Hiding(), clock)
+    log.lease_s = lease_s
+    began = clock.monotonic()
+    with pytest.raises(WorkdirError):
+        log.publish(1, entry())
+    assert most_s - 3 <= clock.monotonic() - began <= most_s
+    assert rubbish(place) == []
+
+
 class NoRenames(NoLinks):
     """A disk whose server does not answer when something is renamed; `does`: it does so all the same."""
 
