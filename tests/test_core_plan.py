@@ -244,6 +244,41 @@ def test_the_queue_is_searched_only_so_far() -> None:
     assert loop.start() == [0]
 
 
+def test_what_fits_begins_however_much_waits_that_does_not_fit_now() -> None:
+    """It was taken at once, all of it, and given back and taken again, while the other slot stayed empty."""
+    wide = LOOK_AHEAD + 50
+    loop = Loop([Task(text=""), *[Task(text="", cpus=2)] * wide, *[Task(text="")] * 9])
+    loop.fold.take("me", f"0-{wide}")
+    loop.plan.took(range(wide + 1))
+    assert loop.start() == [0]
+    for task in range(wide + 1, wide + 10):
+        assert not loop.start()
+        assert loop.take() == [task]
+        assert loop.start() == [task]
+        loop.end(task)
+    assert list(loop.plan.queue) == list(range(1, wide + 1))
+
+
+def test_who_leaves_slots_empty_for_a_task_wants_nothing_for_them() -> None:
+    """It took what fits, could not begin it, and gave it back: twice a second, as long as what it waited for lasted."""
+    loop = Loop([Task(text=""), Task(text="", cpus=4), *[Task(text="")] * (PATIENCE + 9)], resources=Resources(4))
+    loop.fold.take("me", f"0-{PATIENCE + 1}")
+    loop.plan.took(range(PATIENCE + 2))
+    assert loop.start() == [0, 2, 3, 4]
+    while loop.plan.saves_slots_for() is None:
+        loop.end(max(loop.plan.running))
+        loop.start()
+    for task in set(loop.plan.running) - {0}:
+        loop.end(task)
+    assert loop.plan.resources.free == 3
+    assert list(loop.plan.queue) == [1]
+    assert not loop.start()
+    assert not loop.take()
+    assert not loop.plan.hungry
+    loop.end(0)
+    assert loop.start() == [1]
+
+
 def test_what_can_never_run_here_is_not_taken_and_said() -> None:
     loop = Loop([Task(text="", cpus=9), Task(text=""), Task(text="", gpus=1)])
     assert loop.take() == [1]

@@ -481,6 +481,19 @@ def of_memory(draw: random.Random, farm: Mixture) -> Mixture:
     )
 
 
+def of_all_of_them(draw: random.Random, farm: Mixture) -> Mixture:
+    """Much of it fits the first host alone."""
+    farm = of_gpus(draw, farm)
+    hosts = [
+        replace(host, slots=draw.choice([2, 4, 8]), memory_bytes=draw.choice([50, 100, 200])) for host in farm.hosts
+    ]
+    hosts[0] = replace(hosts[0], slots=8, memory_bytes=200, gpus=2)
+    tasks = [
+        replace(task, cpus=draw.choice([1, 1, 2, 8]), memory_bytes=draw.choice([0, 10, 60, 150])) for task in farm.tasks
+    ]
+    return replace(farm, tasks=tasks, hosts=hosts)
+
+
 def of_graph(draw: random.Random, farm: Mixture) -> Mixture:
     def after(id: int) -> tuple[int, ...]:
         if not id or draw.random() >= 0.5:
@@ -521,6 +534,7 @@ KINDS: dict[str, Callable[[random.Random, Mixture], Mixture]] = {
     "gpus": of_gpus,
     "cpus": of_cpus,
     "memory": of_memory,
+    "all": of_all_of_them,
     "graph": of_graph,
     "retries": of_retries,
     "deaths": of_deaths,

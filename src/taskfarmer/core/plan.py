@@ -128,7 +128,7 @@ class Plan:
         if queued >= max(free, 1) and self.pace.rate * policy.FAR_S / 4 < queued:
             return 0
         ready = self.state.status.count(READY)
-        if not ready or self._in_vain == self._situation():
+        if not ready or self._in_vain == self._situation() or self.saves_slots_for() is not None:
             return 0
         alive = self.state.alive()
         wanted = sum(farmer.want for farmer in self._others.may_take())
@@ -165,7 +165,11 @@ class Plan:
         if self.mode == "work":
             if not self.queue and not self.running:
                 self.pace.rested()
-            self.queue.extend(filter(self._is_ours, ids))
+            ours = list(filter(self._is_ours, ids))
+            if self._stuck:
+                self.queue.extendleft(reversed(ours))  # behind what does not fit they would not be looked for
+            else:
+                self.queue.extend(ours)
 
     def adopt(self) -> None:
         """Queue what is ours without our knowledge: an entry of ours was added, and the answer was lost."""
@@ -228,7 +232,7 @@ class Plan:
     def hungry(self) -> bool:
         """Whether slots are empty here and nothing is there that could start in them now."""
         can_start = self.mode == "work" and not self.held and bool(self.resources.free)
-        return can_start and (not self.queue or self._stuck)
+        return can_start and (not self.queue or self._stuck) and self.saves_slots_for() is None
 
     def asks_for(self) -> int:
         """Return for how many empty slots the others are to be asked for work now; 0: the log says it, or it is in
