@@ -21,6 +21,7 @@ from taskfarmer.core.ids import format_ids
 from taskfarmer.core.records import Ended, Started
 from taskfarmer.farm.journal import read_tail
 from taskfarmer.farm.ledger import Ledger
+from taskfarmer.farm.segments import STRIDE
 from taskfarmer.farm.upkeep import Undertaker
 from tests.farms import (
     OUTLIVES_S,
@@ -501,6 +502,23 @@ def _struck_farm(farm: Farm, total: int) -> Path:
         kill(pid)
     (journal,) = (farm.workdir / "ledger/journal").iterdir()
     return journal
+
+
+def test_a_task_whose_text_is_damaged_ends_none_that_runs(lone: Farm) -> None:
+    """The farmer says so, waits for what runs, and then ends with status 4; it starts nothing more."""
+    waiting = [f"until [ -e {name} ]; do sleep 0.05; done" for name in ("first", "second")]
+    lone.write(*waiting, *["true"] * (STRIDE - 2), "echo last", "true")  # of the others the texts are in memory by then
+    farmer = lone.start("-n", "2")
+    lone.wait_for_runs(2)
+    (texts,) = (lone.workdir / "ledger/tasks").glob("*.jsonl")
+    texts.write_bytes(texts.read_bytes().replace(b"echo last", b"\xff" * 9))
+    (lone.path / "second").touch()
+    wait_for(lambda: "cannot be read" in farmer.said(), "the farmer to find out")
+    assert lone.counts()["running"] == 1
+    (lone.path / "first").touch()
+    ended = farmer.wait()
+    assert (ended.status, ended.err.count("Traceback")) == (4, 0), ended
+    assert lone.counts() == {"toprocess": 2, "finished": STRIDE}
 
 
 def test_a_journal_cut_at_any_length_loses_only_what_was_cut(lone: Farm) -> None:

@@ -20,7 +20,7 @@ from ..core import records
 from ..core.plan import Attempt, Plan, Stop
 from ..core.records import EVICTED, STOPPED, Ended, Started
 from ..core.resources import JobSlots, Resources
-from ..errors import Replaced, WorkdirError
+from ..errors import Damaged, Replaced, WorkdirError
 from . import host, leftovers
 from .agreement import Agreement
 from .allocation import SETTLE_S, Allocation, span
@@ -119,8 +119,8 @@ class Driver:
                 self.agreement.take()
         try:
             busy = self._start() or busy
-        except WorkdirError as error:  # a task's text that cannot be reached now
-            self.hold(str(error))
+        except (WorkdirError, Damaged) as error:  # a task's text that cannot be reached now, or not be read
+            self._hold_or_end(error)
         if not busy:
             self._wait()
 
@@ -140,10 +140,16 @@ class Driver:
             yield
         except Replaced as error:
             self.agreement.give_up(str(error))
-        except WorkdirError as error:
-            self.hold(str(error))
+        except (WorkdirError, Damaged) as error:
+            self._hold_or_end(error)
         except OSError as error:
             self.hold(f"{error.filename or 'the workdir'} cannot be used now: {error.strerror}")
+
+    def _hold_or_end(self, error: WorkdirError | Damaged) -> None:
+        """What is damaged stays so, and ends this farmer; but not while something runs, whose end is to be kept."""
+        if isinstance(error, Damaged) and not self.plan.running:
+            raise error
+        self.hold(str(error))
 
     # -- listening -----------------------------------------------------------------------------------------------------
 
@@ -298,7 +304,7 @@ class Driver:
         """Write the journal; a disk that does not take it is said once, and holds new starts back."""
         written = self.journal.flush()
         if written and self.problem:
-            self.ledger.read_tail(self.id)  # the state may have been made anew while the records were in memory
+            self._read_own_tail()
         elif written:
             self.ledger.state.observe(self.id, (), self.journal.length)
         if not written and not self.problem:
@@ -308,6 +314,13 @@ class Driver:
             self.problem = ""
             self.reporter.warn("the journal can be written again")
         return written
+
+    def _read_own_tail(self) -> None:
+        """Take in what could not be written before: the state may have been made anew while it was in memory."""
+        try:
+            self.ledger.read_tail(self.id)
+        except OSError:
+            self.ledger.state.stale = True  # so it is made anew when the journal can be read
 
     # -- being told ----------------------------------------------------------------------------------------------------
 
