@@ -13,6 +13,8 @@ laid out for that command. What goes wrong is what was seen of schedulers under 
 | `partial` | the first half of the real answer, status 0 |
 | `lost` | the real command does what it does, but its answer is lost: status 1, and a word about a socket |
 | `lost-hang` | the same, and the command hangs |
+| `held` | nothing, until the test says `release`; then the real command runs |
+| `done-held` | the real command does what it does, but its answer waits for `release` |
 """
 
 from __future__ import annotations
@@ -46,6 +48,13 @@ fault=$(head -n 1 "$here/{name}.faults" 2>/dev/null)
 if [ -n "$fault" ]; then sed -i 1d "$here/{name}.faults"; echo "{name} $fault" >>"$here/met"; fi
 flock -u 9
 exec 9>&-
+held() {{
+    for _ in {{1..3000}}; do
+        case $(cat "$here/released" 2>/dev/null) in run) return ;; drop) exit 1 ;; esac
+        sleep 0.05
+    done
+    exit 99
+}}
 case $fault in
 '') exec {real} "$@" ;;
 hang) exec sleep 100000 ;;
@@ -56,6 +65,8 @@ slow*) sleep "${{fault#slow }}"; exec {real} "$@" ;;
 partial) answer=$({real} "$@"; echo x); answer=${{answer%x}}; printf '%s' "${{answer:0:${{#answer}}/2}}"; exit 0 ;;
 lost) {real} "$@" >/dev/null 2>&1; echo "{name}: error: Socket timed out on send/recv operation" >&2; exit 1 ;;
 lost-hang) {real} "$@" >/dev/null 2>&1; exec sleep 100000 ;;
+held) held; exec {real} "$@" ;;
+done-held) answer=$({real} "$@"); held; printf '%s\n' "$answer"; exit 0 ;;
 *) echo "no fault: $fault" >&2; exit 99 ;;
 esac
 """
@@ -84,6 +95,10 @@ class Faults:
         """From now on all is well."""
         for path in self.directory.glob("*.faults"):
             path.write_text("")
+
+    def release(self, *, drop: bool = False) -> None:
+        """Let go of what is held; `drop`: it does nothing more, as if it had died."""
+        (self.directory / "released").write_text("drop" if drop else "run")
 
     def calls(self) -> Counter[str]:
         """Return how often each command was called."""

@@ -345,15 +345,24 @@ def test_a_command_that_hangs(jobs: Farm, faults: Faults, program: str, fault: s
     once_each(jobs, jobs.start(*JOBS).wait(400), 4)
 
 
-STEPS = (1, 4, 9, 14, 20, 26, 32, 40)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.long), "meanwhile", "behind"])
+def test_the_submitter_is_killed_while_it_submits(slurm: Slurm, jobs: Farm, faults: Faults, moment: str) -> None:
+    """Before its command is heard, so that it is not; while it is on its way; and when its answer is.
 
-
-@pytest.mark.parametrize(
-    "kill_at", [pytest.param(step, marks=[] if step in (4, 26) else [pytest.mark.long]) for step in STEPS]
-)
-def test_the_submitter_is_killed_between_any_two_of_its_steps(jobs: Farm, kill_at: int) -> None:
-    """A slice; all operations are swept in memory in test_batch_jobs.py."""
+    All operations are swept in memory in test_batch_jobs.py.
+    """
     write(jobs, *["sleep 1"] * 3)
-    farmer = jobs.start(*JOBS, env={"TASKFARMER_FAULT": f"both@{kill_at}"})
-    farmer.process.wait(90)
-    once_each(jobs, jobs.start(*JOBS).wait(150), 3)
+    faults.lay("sbatch", "done-held" if moment == "behind" else "held")
+    farmer = jobs.start(*JOBS)
+    wait_for(faults.met, "sbatch to be called")
+    die(farmer)
+    asked = faults.calls()["squeue"]
+    if moment != "meanwhile":
+        faults.release(drop=True)
+    farmer = jobs.start(*JOBS)
+    if moment == "meanwhile":
+        wait_for(lambda: faults.calls()["squeue"] > asked, "it to be looked for")
+        faults.release()
+    once_each(jobs, farmer.wait(200), 3)
+    assert faults.calls()["sbatch"] == (2 if moment == "before" else 1)

@@ -1413,6 +1413,22 @@ def test_pilots_that_nobody_can_ask_for_do_nothing_when_they_start(world: World)
 
 
 @pytest.mark.parametrize("mode", ["now", "drain", "waiting"])
+def test_what_may_still_come_to_the_queue_is_said_and_is_cancelled_by_the_next_word(world: World, mode: Any) -> None:
+    """Whoever submitted was killed just now. It would do nothing, but wait in the queue for that."""
+    world.fake.misbehave("submit", UNSURE_AND_NOT)
+    world.see_to(2)
+    (request,) = world.pilots().requests()
+    (request.submission.directory / "answer.json").unlink()
+    done, _ = _recall(world, mode)
+    assert done.cancelled == 0
+    assert done.problems == ["it is not known yet whether 2 pilots came to the queue; say it again in a minute"]
+    world.fake._enter(request.submission)
+    done, _ = _recall(world, mode)
+    assert (done.cancelled, done.problems) == (2, [])
+    assert all(job.status.state is JobState.LOST for job in world.fake.jobs.values())
+
+
+@pytest.mark.parametrize("mode", ["now", "drain", "waiting"])
 def test_farmers_are_told_before_a_system_is_asked_which_may_hang(world: World, mode: Any) -> None:
     world.see_to(2)
     before, at_telling = dict(world.fake.asked), []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -526,16 +525,60 @@ def keeper_err(farm: Farm) -> str:
     return "".join(path.read_text() for path in (farm.path / "streams").glob("*.err"))
 
 
-@pytest.mark.parametrize("operation", [12, 20, 24, 28])
+@pytest.fixture
+def held(cluster: Farm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """`sbatch` does what the test lays out for it; what is held is let go in the end."""
+    faults = Faults(cluster.path / "faults", ["sbatch"], cluster.env["PATH"])
+    cluster.env["PATH"] = f"{faults.directory}:{cluster.env['PATH']}"
+    monkeypatch.setenv("PATH", cluster.env["PATH"])
+    yield faults
+    faults.release(drop=True)
+
+
+def kill_in_sbatch(farm: Farm, faults: Faults, *words: object) -> None:
+    """Kill a command that submits while it waits for `sbatch`, which is held."""
+    killed = farm.start_command(*SUBMIT, str(farm.list), "--batch", "slurm", *map(str, words))
+    wait_for(faults.met, "sbatch to be called", LIMIT_S)
+    killed.signal(signal.SIGKILL)
+    assert killed.wait().status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", ["--jobs", "--keep"])
+@pytest.mark.parametrize("moment", ["before", "meanwhile", "behind"])
 def test_killed_while_it_submits_nothing_is_submitted_twice(
-    cluster: Farm, slurm: Slurm, monkeypatch: pytest.MonkeyPatch, operation: int
+    cluster: Farm, slurm: Slurm, held: Faults, monkeypatch: pytest.MonkeyPatch, moment: str, number: str
 ) -> None:
+    """Before its command is heard, so that it is not; while it is on its way; and when its answer is."""
     cluster.write(*["sleep 60"] * 8)
-    words = ("submit", str(cluster.list), "--batch", "slurm", "--jobs", "2")
-    fault = {"TASKFARMER_FAULT": f"loop@{operation}"}
-    killed = cluster.start_command(sys.executable, "-m", "taskfarmer", *words, env=fault).wait()
-    assert killed.status in (-signal.SIGKILL, 0)
-    monkeypatch.setattr(submissions, "SETTLED_S", 1.0)
-    wait_for(lambda: call(*words).exit_code == 0, "the same command to succeed", LIMIT_S)
+    held.lay("sbatch", "done-held" if moment == "behind" else "held")
+    kill_in_sbatch(cluster, held, number, 2)
+    words = ("submit", cluster.list, "--batch", "slurm", "--jobs", 2)
+    if moment == "before":
+        monkeypatch.setattr(submissions, "SETTLED_S", 1.0)
+        held.release(drop=True)
+    if moment == "meanwhile":
+        again = cluster.start_command(*TASKFARMER, *map(str, words))
+        wait_for(lambda: "waiting until it is known what became" in keeper_err(cluster), "it to wait", LIMIT_S)
+        held.release()
+        assert again.wait(LIMIT_S).status == 0
+    else:
+        assert call(*words).exit_code == 0
     assert len(slurm.queue()) == 2
+    assert held.calls()["sbatch"] == (2 if moment == "before" else 1)
     assert len(Ledger.open(cluster.workdir).state) == 8
+
+
+@pytest.mark.parametrize("command", ["stop", "cancel"])
+def test_what_comes_to_the_queue_after_stop_is_foretold_and_cancelled_by_the_next(
+    cluster: Farm, slurm: Slurm, held: Faults, command: str
+) -> None:
+    cluster.write(*["true"] * 8)
+    held.lay("sbatch", "held")
+    kill_in_sbatch(cluster, held, "--jobs", 2, "--", "--hold")
+    (problem,) = said(command, cluster.workdir)["problems"]
+    assert "not known yet whether 2 pilots came to the queue; say it again" in problem
+    held.release()
+    wait_for(lambda: len(slurm.queue()) == 2, "them to come", LIMIT_S)
+    done = said(command, cluster.workdir)
+    assert (done["pilots_cancelled"], done["problems"]) == (2, [])
+    wait_for(lambda: not slurm.queue(), "the queue to be empty", LIMIT_S)

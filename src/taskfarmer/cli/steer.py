@@ -124,13 +124,15 @@ def cancel(workdir: Path, ids: str | None, everything: bool, as_json: bool) -> N
             if named is None:  # a full disk: pilots cannot be told, but ended
                 _end_pilots(ledger, "now", _raising(error))
             raise
+        pilots = _Pilots()
         if named is not None:
             _check_some(ledger, named, done, "can still be cancelled")
         else:
-            _end_pilots(ledger, "waiting", lambda: None)  # they would find nothing to do
+            pilots = _end_pilots(ledger, "waiting", lambda: None)  # they would find nothing to do
         jobs = _end_jobs(ledger, set(done))
-        _tell(ledger, "cancel", done, as_json, "cancelled", **asdict(jobs))
+        _tell(ledger, "cancel", done, as_json, "cancelled", **_in_json(pilots, jobs))
         if not as_json:
+            pilots.say()
             jobs.say()
 
 
@@ -203,11 +205,7 @@ def _send_home(
         if as_json:
             ids = [farmer.id for farmer in told]
             path = str(ledger.workdir.path)
-            values = asdict(pilots) | {
-                "jobs_cancelled": jobs.jobs_cancelled,
-                "problems": [*pilots.problems, *jobs.problems],
-            }
-            print_json(command, workdir=path, mode=mode, farmers=ids, hosts=on, **values)
+            print_json(command, workdir=path, mode=mode, farmers=ids, hosts=on, **_in_json(pilots, jobs))
             return
         pilots.say()
         jobs.say()
@@ -270,6 +268,14 @@ class _Jobs:
             say(f"cancelled {plural(self.jobs_cancelled, 'job')} that no farmer minds")
         for problem in self.problems:
             print(f"taskfarmer: {problem}", file=sys.stderr)
+
+
+def _in_json(pilots: _Pilots, jobs: _Jobs) -> dict[str, Any]:
+    """Return as JSON values what became of both."""
+    return asdict(pilots) | {
+        "jobs_cancelled": jobs.jobs_cancelled,
+        "problems": [*pilots.problems, *jobs.problems],
+    }
 
 
 def _end_jobs(ledger: Ledger, tasks: Collection[int] | None = None) -> _Jobs:

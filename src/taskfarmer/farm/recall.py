@@ -55,8 +55,9 @@ def recall(pilots: Pilots, ledger: Ledger, mode: Mode, tell: Callable[[], object
         tell()
     queue = pilots.look()  # last: who works need not wait until a scheduler that hangs is given up
     live = [pilot for pilot in queue.pilots if not (pilot.is_over or pilot.elsewhere) and pilot.is_ours]
+    doubts = _in_doubt(queue)
     if unsaid and mode == "now":
-        problems = queue.problems + pilots.cancel(live)
+        problems = queue.problems + pilots.cancel(live) + doubts
         raise _untold(unsaid[-1], problems, sum(bool(pilot.job) for pilot in live))
     running = [pilot for pilot in live if pilot.kind == "pilots" and pilot.status.state is JobState.RUNNING]
     if mode != "waiting":  # who joined later was not told
@@ -69,8 +70,8 @@ def recall(pilots: Pilots, ledger: Ledger, mode: Mode, tell: Callable[[], object
         ended, running = ended + running, []
     cancelled = sum(bool(pilot.job) for pilot in ended)
     if unsaid:
-        raise _untold(unsaid[-1], problems, cancelled)
-    return Recalled(cancelled, len(running), problems + _out_of_reach(queue.pilots))
+        raise _untold(unsaid[-1], problems + doubts, cancelled)
+    return Recalled(cancelled, len(running), problems + doubts + _out_of_reach(queue.pilots))
 
 
 @contextmanager
@@ -90,6 +91,16 @@ def _untold(why: str, problems: list[str], cancelled: int) -> Stopped:
         "; ".join([f"the farm cannot be told, {why}", done, *problems]),
         hint="make room there, and say it again: farmers that are no pilots go on",
     )
+
+
+def _in_doubt(queue: Queue) -> list[str]:
+    """Return what to say of submissions that may still be on their way, since who made them was killed just now: what
+    comes of them waits in the queue for nothing.
+    """
+    count = sum(request.submission.count for request in queue.open)
+    if not count or queue.problems:
+        return []
+    return [f"it is not known yet whether {plural(count, 'pilot')} came to the queue; say it again in a minute"]
 
 
 def _out_of_reach(pilots: Iterable[Pilot]) -> list[str]:
