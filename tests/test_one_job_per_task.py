@@ -453,11 +453,11 @@ class Lonely:
         (self.directory / "request.json").write_text(json.dumps({"extra": extra}))
         self.path = path
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start it."""
         env = {**os.environ, "TASKFARMER_SUBMISSION": str(self.directory), "TASKFARMER_ELEMENT": "1"}
         argv = [sys.executable, "-P", "-m", "taskfarmer.farm.executors.element"]
-        return subprocess.Popen(argv, cwd=self.path, env=env, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(argv, cwd=self.path, env=env, stderr=stderr, text=True)
 
     def result(self) -> dict[str, object]:
         """Return what it wrote."""
@@ -480,6 +480,20 @@ def test_a_task_that_succeeded_has_ended_also_if_its_job_is_told_to_end_then(tmp
     with element.start() as process:  # a requeued job
         assert process.wait(20) == 0
     assert not (tmp_path / "did").exists()
+
+
+def test_a_disk_that_is_full_is_waited_for_also_where_nothing_can_be_said(tmp_path: Path) -> None:
+    """What the job itself has to say goes to the same disk."""
+    element = Lonely(tmp_path, "touch did")
+    full = os.open("/dev/full", os.O_WRONLY)
+    with element.start(stderr=full) as process:
+        os.close(full)
+        wait_for((tmp_path / "did").exists, "the task to run")
+        with suppress(subprocess.TimeoutExpired):  # in which it tries
+            process.wait(1.0)
+        element.results.mkdir()
+        assert process.wait(20) == 0
+    assert element.result()["status"] == 0
 
 
 def test_a_task_that_is_told_to_end_has_no_end(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ GONE_S = 60.0
 class Element:
     """One task of a submission, in this process."""
 
-    def __init__(self, directory: str, number: int, say: int) -> None:
-        """Read what is to be run. `say`: a descriptor for what the job itself has to say.
+    def __init__(self, directory: str, number: int, own: int) -> None:
+        """Read what is to be run. `own`: a descriptor for what the job itself has to say.
 
         Raises:
             OSError, ValueError, KeyError, IndexError: the submission cannot be read.
@@ -59,7 +59,7 @@ class Element:
         self._slot: int = self._given["slots"][number - 1]
         self._task = decode_task(self._text.encode())
         self._reason = "-"
-        self._say = say
+        self._own = own
         self._grace_s = float(self._given["grace_s"])
 
     def run(self) -> int:
@@ -74,7 +74,7 @@ class Element:
         try:
             log = self._log()
         except OSError as error:
-            os.write(self._say, f"taskfarmer: {error.filename}: {error.strerror}\n".encode())
+            say(self._own, f"{error.filename}: {error.strerror}")
             return CANNOT_WRITE
         self._tell_start(began)
         if timeout_s is not None:
@@ -176,7 +176,7 @@ class Element:
             try:
                 Disk().put(self._path, answer)
             except OSError as error:
-                os.write(self._say, f"taskfarmer: {self._path} cannot be written: {error.strerror}\n".encode())
+                say(self._own, f"{self._path} cannot be written: {error.strerror}")
                 gone = error.errno in (errno.ENOENT, errno.ENOTDIR)
                 if time.monotonic() - began >= (GONE_S if gone else AGAIN_S):
                     return False
@@ -185,15 +185,21 @@ class Element:
                 return True
 
 
+def say(fd: int, text: str) -> None:
+    """Say something in the job's own output, which lies in the workdir: on a disk that is full it stays unsaid."""
+    with suppress(OSError):
+        os.write(fd, f"taskfarmer: {text}\n".encode(errors="surrogateescape"))
+
+
 def main() -> int:
     """Be an element."""
     directory, number = os.environ["TASKFARMER_SUBMISSION"], os.environ["TASKFARMER_ELEMENT"]
     host.become_subreaper()
-    say = os.dup(2)  # the task's output goes to its log
+    own = os.dup(2)  # the task's output goes to its log
     try:
-        element = Element(directory, int(number), say)
+        element = Element(directory, int(number), own)
     except (OSError, ValueError, KeyError, IndexError) as error:
-        os.write(say, f"taskfarmer: element {number} of {directory} cannot be read: {error}\n".encode())
+        say(own, f"element {number} of {directory} cannot be read: {error}")
         return CANNOT_WRITE
     status = element.run()
     host.kill_descendants(5.0)
