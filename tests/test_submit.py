@@ -61,7 +61,7 @@ from taskfarmer.farm.submissions import fresh_name
 from taskfarmer.farm.turns import LEASE_S, Turns
 from taskfarmer.farm.workdir import Workdir
 from taskfarmer.monitor.pilots import pilots_of, queue_lines
-from tests.farms import Farm, counts_of, wait_for
+from tests.farms import TASKFARMER, Farm, counts_of, wait_for
 from tests.ledgers import HandMade
 from tests.test_look_commands import call, said
 
@@ -1317,7 +1317,8 @@ def test_a_keeper_in_a_job_does_not_end_when_its_first_round_cannot_be_done(
         with pytest.raises(InputError, match="no node has 128 CPUs"):  # it went on to what ends it
             be_keeper(world.pilots(disk=full.disk), Ledger.open(world.farm.path), request.submission.name, "/", {})
         assert full.at < 0
-        assert "No space left on device" in capsys.readouterr().err
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.endswith("; trying again")]
+        assert re.fullmatch("taskfarmer: /.*: No space left on device; trying again", line)
 
 
 def test_a_keeper_in_a_job_whose_pilots_are_refused_says_so_and_ends(world: World) -> None:
@@ -1651,6 +1652,14 @@ def test_an_interrupted_keeper_leaves_its_pilots_and_says_so(local: Farm, number
     ended = keeper.wait()
     assert (ended.status, "2 pilots stay in the queue" in ended.err) == (status, True), ended
     assert len(_living(local)) == 2
+
+
+def test_a_keeper_whose_words_cannot_be_written_goes_on(local: Farm) -> None:
+    """As in a job, whose output lies in the workdir, when its disk is full."""
+    local.write(*["true"] * 8)
+    words = shlex.join([*TASKFARMER, "submit", str(local.list), "--batch", "local", "--keep", "2"])
+    assert local.start_command("sh", "-c", f"{words} >/dev/full 2>&1").wait().status == 0
+    _all_finished_once(local, 8)
 
 
 def test_a_keeper_that_is_a_job_itself(local: Farm) -> None:

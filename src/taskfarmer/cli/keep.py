@@ -1,4 +1,7 @@
-"""`taskfarmer submit --keep`: pilots are kept in the queue from a terminal, by rounds of cron, or from a job."""
+"""`taskfarmer submit --keep`: pilots are kept in the queue from a terminal, by rounds of cron, or from a job.
+
+What is said goes to a terminal that may be gone, or to a file on a disk that is full: that ends nothing (`streams`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ from ..farm.disk import chance
 from ..farm.farmer import WORK_LEFT, result_of
 from ..farm.keeping import MOST_S, Keep, Keeper, Round, keeper_submission
 from ..farm.pilots import Pilots
-from .asking import print_json, say
+from .asking import print_json
+from .streams import printed
 from .submitting import Taken, quoted, turn
 
 if TYPE_CHECKING:
@@ -96,9 +100,9 @@ class Keeping:
     def _say_what_stays(self) -> None:
         last = self._last
         there = "what was submitted" if last is None else plural(last.pilots, "pilot")
-        print(
+        printed(
             f"taskfarmer: pilots are kept no longer; {there} stay in the queue"
-            f" (to end them: taskfarmer stop {quoted(self.ledger)})", file=sys.stderr,
+            f" (to end them: taskfarmer stop {quoted(self.ledger)})", sys.stderr,
         )  # fmt: skip
 
     def rounds(self, heard: Signals, succeeded: Callable[[], bool]) -> int:
@@ -122,7 +126,7 @@ class Keeping:
                 if heard.ended or succeeded():
                     return WORK_LEFT
                 if not self._holds():
-                    print("taskfarmer: pilots are kept no longer: somebody ended that, or took over", file=sys.stderr)
+                    printed("taskfarmer: pilots are kept no longer: somebody ended that, or took over", sys.stderr)
                     return WORK_LEFT
                 if (rest := until - time.monotonic()) <= 0:
                     break
@@ -146,7 +150,7 @@ class Keeping:
         """Say what changed."""
         self._last = found
         for note in found.notes:
-            print(f"taskfarmer: {note}", file=sys.stderr)
+            printed(f"taskfarmer: {note}", sys.stderr)
         text = "the farm is done"
         if not found.done:
             there = plural(found.pilots, "pilot")
@@ -155,8 +159,7 @@ class Keeping:
             those = f"{found.running} running, {found.waiting} waiting{unseen}{new}"
             text = f"{found.left} tasks left; {there}: {those}"
         if text != self._shown and not self.as_json:
-            say(f"{time.strftime('%H:%M:%S')} {text}")
-            sys.stdout.flush()
+            printed(f"{time.strftime('%H:%M:%S')} {text}")
         self._shown = text
 
 
@@ -183,7 +186,7 @@ def submit_keeper(pilots: Pilots, keep: Keep, cwd: str, system: BatchSystem) -> 
             )
         submission, own = keeper_submission(pilots.workdir, keep, cwd, system)
         if without := [word for word in keep.plan.needs.native if word not in own.needs.native]:
-            print(f"taskfarmer: the job that keeps the pilots goes without {shlex.join(without)}", file=sys.stderr)
+            printed(f"taskfarmer: the job that keeps the pilots goes without {shlex.join(without)}", sys.stderr)
         return pilots.submit(own, submission, "keeper", keep=keep.to_json()), len(queue.live())
 
 
@@ -244,12 +247,13 @@ class Succession:
 
 
 def _say_again(error: Exception) -> None:
-    print(f"taskfarmer: {error}; trying again", file=sys.stderr)
+    what = f"{error.filename or 'the workdir'}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    printed(f"taskfarmer: {what}; trying again", sys.stderr)
 
 
 def _say_refused(request: Request) -> None:
     if isinstance(request.outcome, Refused):
-        print(f"taskfarmer: the next keeper is refused: {request.outcome.why}", file=sys.stderr)
+        printed(f"taskfarmer: the next keeper is refused: {request.outcome.why}", sys.stderr)
 
 
 def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Mapping[str, str]) -> int:
@@ -273,7 +277,7 @@ def be_keeper(pilots: Pilots, ledger: Ledger, record: str, cwd: str, environ: Ma
                         heard, lambda: os.path.exists(revoked) or next_one.is_there()
                     )
             except Taken as error:  # the one before has not left yet
-                print(f"taskfarmer: {error}", file=sys.stderr)
+                printed(f"taskfarmer: {error}", sys.stderr)
                 heard.wait(LOOK_S)
             except Replaced:
                 raise

@@ -17,6 +17,7 @@ from ..core.words import plural
 from ..errors import InputError, Stopped, TaskfarmerError
 from ..farm.keeping import has_halted
 from ..farm.pilots import Pilots, Plan, Queue, missing
+from .streams import printed
 
 if TYPE_CHECKING:
     from ..farm.ledger import Ledger
@@ -65,7 +66,7 @@ def turn(pilots: Pilots, what: str, *, patience_s: float) -> Iterator[None]:
             )
         if not said:
             said = True
-            print(f"taskfarmer: waiting for {holder.who}, which {does} pilots for this farm", file=sys.stderr)
+            printed(f"taskfarmer: waiting for {holder.who}, which {does} pilots for this farm", sys.stderr)
         time.sleep(0.5)
     pilots.turn_taken = True
     try:
@@ -91,9 +92,9 @@ def see_to(pilots: Pilots, ledger: Ledger, plan: Plan, wanted: int, cwd: str, ti
         if made:
             new = plural(sum(request.submission.count for request in made), "pilot")
             more = f" and {plural(len(made) - _SHOWN, 'more submission')}" if len(made) > _SHOWN else ""
-            print(
+            printed(
                 f"taskfarmer: {new} had been submitted by then: {', '.join(map(ids_of, made[:_SHOWN]))}{more}"
-                f" (to end them: taskfarmer stop {quoted(ledger)})", file=sys.stderr,
+                f" (to end them: taskfarmer stop {quoted(ledger)})", sys.stderr,
             )  # fmt: skip
         raise
 
@@ -147,7 +148,7 @@ def _see_to(
             said = names
             doubts = "; ".join(r.outcome.why for r in queue.open if isinstance(r.outcome, Unsure))
             why = f" ({doubts})" if doubts else ""
-            print(f"taskfarmer: waiting until it is known what became of the submission {names}{why}", file=sys.stderr)
+            printed(f"taskfarmer: waiting until it is known what became of the submission {names}{why}", sys.stderr)
         time.sleep(AGAIN_S)
 
 
@@ -177,9 +178,9 @@ class _Pace:
         wait_s = min(lower.wait_s(now), self.rate.wait_s(now) + LOOK_S)
         if not self._said or pilots <= self._said // 2:
             self._said = pilots
-            print(
+            printed(
                 f"taskfarmer: {plural(pilots, 'more pilot')} to be submitted, the next in {max(1, math.ceil(wait_s))}"
-                f" s: {self.rate.per_minute} submissions a minute at most", file=sys.stderr,
+                f" s: {self.rate.per_minute} submissions a minute at most", sys.stderr,
             )  # fmt: skip
         time.sleep(wait_s)
 
