@@ -717,6 +717,25 @@ def test_the_rest_of_an_array_that_is_not_split() -> None:
     assert numbers("1-3,9,...") == {1, 2, 3, 9}
 
 
+def test_what_waited_of_an_array_and_was_cancelled_is_one_line_without_elements() -> None:
+    jobs, cancelled = ["77_1", "77_2", "77_3"], "CANCELLED by 0"
+    left = "77|CANCELLED|0|Priority|n/a|\n"
+    assert [s.reason for s in poll(jobs, f"{left}77_1|RUNNING|0|None|n1|\n").values()] == ["", *["CANCELLED"] * 2]
+    ended = poll(jobs, left, f"77_2|COMPLETED|0:0|n1\n77|{cancelled}|0:0|None assigned\n")
+    assert [s.reason for s in ended.values()] == [cancelled, "", cancelled]
+    assert {s.state for s in poll(jobs, "77|PENDING|0|Priority|n/a|\n").values()} == {JobState.GONE}
+    assert {s.state for s in poll(jobs, "78|CANCELLED|0|Priority|n/a|\n").values()} == {JobState.GONE}
+
+
+def test_an_array_that_is_cancelled_while_it_waits_is_lost_and_not_unknown(real: SlurmSite) -> None:
+    """spec: workflow 6.9.112"""
+    _, jobs = real.submit("true", count=3, needs=Needs(settings={"hold": True}))
+    real.cancel(jobs)
+    assert {(status.state, status.reason.split()[0]) for status in real.poll(jobs).values()} == {
+        (JobState.LOST, "CANCELLED")
+    }
+
+
 def test_lines_of_others_are_no_news() -> None:
     """spec: workflow 6.13.150"""
     lines = (

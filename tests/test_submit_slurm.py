@@ -300,6 +300,16 @@ def test_stop_empties_the_queue(cluster: Farm, slurm: Slurm) -> None:
     assert counts_of(cluster.workdir) == {"toprocess": 60}
 
 
+def test_after_stop_pilots_can_be_submitted_at_once(cluster: Farm, slurm: Slurm) -> None:
+    """Those that were cancelled while they waited are no longer counted."""
+    cluster.write(*["true"] * 4)
+    for _ in range(2):
+        assert call("submit", cluster.list, "--batch", "slurm", "--jobs", 2, "--", "--hold").exit_code == 0
+        assert len(slurm.queue()) == 2
+        assert said("stop", cluster.workdir)["pilots_cancelled"] == 2
+    assert [pilot["state"] for pilot in pilots(cluster)] == ["lost"] * 4
+
+
 def test_drain_lets_what_runs_end(cluster: Farm, slurm: Slurm) -> None:
     cluster.write(*["sleep 2"] * 60)
     submit(cluster, "--jobs", 6, "--slots", 4)

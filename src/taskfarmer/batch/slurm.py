@@ -31,6 +31,7 @@ from .slurm_answers import (
     is_cancelled,
     limits_of,
     named,
+    of,
     read,
     submitted,
 )
@@ -87,7 +88,7 @@ class Slurm(BatchSystem):
         if departed and clear:
             said |= yield from self._departed(departed)
         unreadable = JobStatus(JobState.UNKNOWN, reason="squeue's answer cannot be read")
-        return {job: said.get(job, GONE if clear else unreadable) for job in jobs}
+        return {job: of(job, said, GONE if clear else unreadable) for job in jobs}
 
     def _departed(self, jobs: Collection[JobId]) -> Steps[dict[JobId, JobStatus]]:
         """Say what accounting knows of jobs that have left the queue; nothing where there is no accounting."""

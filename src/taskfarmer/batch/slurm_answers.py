@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import lru_cache
 
 from .base import JobId, JobState, JobStatus, Limits, NoAnswer, Outcome, Refused, Submitted, Unsure
@@ -74,9 +74,11 @@ def read(
 ) -> tuple[dict[JobId, JobStatus], bool]:
     """Return what is said of the jobs, and whether each line could be read, be it about them or not.
 
-    One that stands for several elements (`77_[1-9%3]`) counts for those that have no line of their own.
+    One that stands for several elements (`77_[1-9%3]`) counts for those that have no line of their own. What all that
+    waited of an array has come to when it was cancelled (`77`, and then no element) is said of that id: see `of`.
     """
     asked = frozenset(jobs)
+    arrays = {array for job in asked for array, bar, _ in (job.partition("_"),) if bar}
     said: dict[JobId, JobStatus] = {}
     clear = True
     for line in answer.lines():
@@ -88,7 +90,14 @@ def read(
         elif "[" in id:
             for job in unsplit(id, asked):
                 said.setdefault(job, parse(rest))
+        elif id in arrays and (status := parse(rest)).state.is_over:
+            said[JobId(id)] = status
     return said, clear
+
+
+def of(job: JobId, said: Mapping[JobId, JobStatus], otherwise: JobStatus) -> JobStatus:
+    """Return what was said of a job, or else of the rest of its array."""
+    return said.get(job) or said.get(JobId(job.partition("_")[0]), otherwise)
 
 
 @lru_cache(maxsize=4096)
