@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,15 @@ def test_from_a_list_to_the_pool(pool: Farm) -> None:
     wait_for_pilots(pool, 4, "ended")
     assert [pilot["exit_status"] for pilot in pilots(pool)] == [0] * 4
     assert any(pilot["farmers"] for pilot in pilots(pool))
+
+
+def test_a_workdir_whose_name_is_no_text(pool: Farm) -> None:
+    """The bindings cannot take it; the command can."""
+    pool.write(*["true"] * 4)
+    pool.workdir = pool.path / os.fsdecode(b"\xff\xfe d")
+    assert call("submit", pool.list, "--workdir", pool.workdir, *SMALL, "--jobs", 2).exit_code == 0
+    all_finished(pool, 4)
+    wait_for_pilots(pool, 2, "ended")
 
 
 def test_pilots_of_another_scheduler_are_not_known_here(pool: Farm, monkeypatch: pytest.MonkeyPatch) -> None:

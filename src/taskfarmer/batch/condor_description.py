@@ -170,6 +170,11 @@ def literal(what: str, text: str) -> str:
     return text.replace("$", "$(DOLLAR)")
 
 
+def is_text(description: str) -> bool:
+    """Whether a description is text, rather than bytes that are none (in a path, say)."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in description)
+
+
 def classad_string(text: str) -> str:
     """Return a string of a ClassAd, in quotes, for attributes: `+JobFlavour = "longlunch"`."""
     return '"' + literal("the text", text).replace("\\", "\\\\").replace('"', '\\"') + '"'

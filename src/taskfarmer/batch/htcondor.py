@@ -32,7 +32,7 @@ from .base import GONE, BatchSystem, JobId, JobState, JobStatus, Limits, Needs, 
 from .calls import Call, Steps
 from .condor_answers import Objects, Statuses, is_spooled, job_of, of_factory, outcome
 from .condor_commands import DESCRIPTION, Bindings, Commands, beside, checked
-from .condor_description import ATTRIBUTE, description
+from .condor_description import ATTRIBUTE, description, is_text
 from .condor_ranges import ID, MOST_TERMS, cluster_of, clusters, constraint, proc_of, removals
 from .script import job_script
 
@@ -99,9 +99,13 @@ class HTCondor(BatchSystem):
         }
 
     def command(self, submission: Submission) -> tuple[str, ...]:
-        """Return `condor_submit`, or what submits by the bindings: these know none of its options."""
+        """Return `condor_submit`, or what submits by the bindings: these know none of its options, and take a
+        description for text, which one is not that names a path of other bytes than those of UTF-8.
+        """
         native = submission.needs.native
-        return self._ask.submit() if not native else Commands().submit(*checked(native))
+        if native or not is_text(description(submission, self.environ)):
+            return Commands().submit(*checked(native))
+        return self._ask.submit()
 
     def beside(self, needs: Needs) -> Needs:
         """Return accounting group, flavour, requirements and the like."""
