@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.farms import Farm, kill, wait_for
+from tests.farms import Farm, wait_for
 from tests.faults import Faults
-from tests.test_jobs_slurm import die, once_each, ran, write
+from tests.test_jobs_slurm import MOMENTS, die, killed_while_it_submits, once_each, ran, write
 from tests.testbed.htcondor import HTCondor
 
 JOBS = ("--batch", "htcondor", "--one-job-per-task", "--memory", "10MiB")
@@ -94,16 +94,6 @@ def test_the_schedd_is_away_for_a_while(condor: HTCondor, jobs: Farm) -> None:
     once_each(jobs, farmer.wait(120), 4)
 
 
-def test_the_submitter_is_killed_while_it_submits(jobs: Farm) -> None:
-    write(jobs, *["sleep 1"] * 3)
-    farmer = jobs.start(*JOBS)
-    wait_for(lambda: list(jobs.workdir.glob("jobs/*/request.json")), "the request to be written")
-    for pid in (farmer.loop(), farmer.pid):
-        kill(pid)
-    farmer.process.wait(20)
-    once_each(jobs, jobs.start(*JOBS).wait(170), 3)
-
-
 COMMANDS = ("condor_submit", "condor_q", "condor_history", "condor_rm")
 BY_COMMANDS = ("--batch", "taskfarmer.batch.htcondor.HTCondorCommands", *JOBS[2:])
 
@@ -114,6 +104,12 @@ def faults(jobs: Farm) -> Faults:
     made = Faults(jobs.path / "faults", COMMANDS, jobs.env["PATH"])
     jobs.env["PATH"] = f"{made.directory}:{jobs.env['PATH']}"
     return made
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_submitter_is_killed_while_it_submits(jobs: Farm, faults: Faults, moment: str) -> None:
+    killed_while_it_submits(jobs, faults, moment, BY_COMMANDS, submits="condor_submit", asks="condor_q")
 
 
 MISBEHAVIOUR = [

@@ -345,24 +345,32 @@ def test_a_command_that_hangs(jobs: Farm, faults: Faults, program: str, fault: s
     once_each(jobs, jobs.start(*JOBS).wait(400), 4)
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.long), "meanwhile", "behind"])
-def test_the_submitter_is_killed_while_it_submits(slurm: Slurm, jobs: Farm, faults: Faults, moment: str) -> None:
-    """Before its command is heard, so that it is not; while it is on its way; and when its answer is.
+MOMENTS = (pytest.param("before", marks=pytest.mark.long), "meanwhile", "behind")
+"""When a submitter is killed: before its command is heard, so that it is not; on its way; when its answer is."""
 
-    All operations are swept in memory in test_batch_jobs.py.
-    """
-    write(jobs, *["sleep 1"] * 3)
-    faults.lay("sbatch", "done-held" if moment == "behind" else "held")
-    farmer = jobs.start(*JOBS)
-    wait_for(faults.met, "sbatch to be called")
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_submitter_is_killed_while_it_submits(jobs: Farm, faults: Faults, moment: str) -> None:
+    """All operations are swept in memory in test_batch_jobs.py."""
+    killed_while_it_submits(jobs, faults, moment, JOBS, submits="sbatch", asks="squeue")
+
+
+def killed_while_it_submits(
+    farm: Farm, faults: Faults, moment: str, options: tuple[str, ...], *, submits: str, asks: str
+) -> None:
+    """Kill a farmer while its command `submits`, which is held; the next one does what is left, once."""
+    write(farm, *["sleep 1"] * 3)
+    faults.lay(submits, "done-held" if moment == "behind" else "held")
+    farmer = farm.start(*options)
+    wait_for(faults.met, "the submission")
     die(farmer)
-    asked = faults.calls()["squeue"]
+    asked = faults.calls()[asks]
     if moment != "meanwhile":
         faults.release(drop=True)
-    farmer = jobs.start(*JOBS)
+    farmer = farm.start(*options)
     if moment == "meanwhile":
-        wait_for(lambda: faults.calls()["squeue"] > asked, "it to be looked for")
+        wait_for(lambda: faults.calls()[asks] > asked, "it to be looked for")
         faults.release()
-    once_each(jobs, farmer.wait(200), 3)
-    assert faults.calls()["sbatch"] == (2 if moment == "before" else 1)
+    once_each(farm, farmer.wait(200), 3)
+    assert faults.calls()[submits] == (2 if moment == "before" else 1)

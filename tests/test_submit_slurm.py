@@ -311,10 +311,11 @@ def test_after_stop_pilots_can_be_submitted_at_once(cluster: Farm, slurm: Slurm)
 
 
 def test_drain_lets_what_runs_end(cluster: Farm, slurm: Slurm) -> None:
-    cluster.write(*["sleep 2"] * 60)
+    cluster.write(*["until [ -e go ]; do sleep 0.1; done"] * 60)
     submit(cluster, "--jobs", 6, "--slots", 4)
     cluster.wait_for_runs(16)
     assert said("drain", cluster.workdir)["pilots_cancelled"] == 2
+    (cluster.path / "go").touch()
     wait_for(lambda: not slurm.queue(), "the queue to be empty", LIMIT_S)
     assert counts_of(cluster.workdir)["finished"] >= 16
     assert lost(cluster) == 0
