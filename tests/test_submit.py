@@ -36,7 +36,7 @@ from taskfarmer.batch import (
     system_class,
 )
 from taskfarmer.batch.calls import Answer
-from taskfarmer.batch.fake import UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
+from taskfarmer.batch.fake import QUEUED, UNSURE_AND_NOT, UNSURE_AND_SUBMITTED, Fake
 from taskfarmer.batch.gridengine import GridEngine
 from taskfarmer.batch.htcondor import HTCondor
 from taskfarmer.batch.inside import AGAIN, REQUEUEING, back_to_the_queue
@@ -530,6 +530,21 @@ def test_a_job_that_its_system_does_not_tell_of_at_once_is_not_gone(world: World
     world.now += 100.0
     world.see_to(2)
     assert world.fake.asked["submit"] == 2
+
+
+def test_what_was_stopped_and_is_forgotten_at_once_is_not_waited_for(world: World) -> None:
+    """As by PBS without a history; should it be late after all, `stop` cancels it."""
+    world.see_to(2)
+    late = world.fake.jobs.copy()
+    _recall(world, "now")
+    world.fake.forget(*late)
+    world.see_to(2)
+    assert len(world.at_work()) == 2
+    for job in late.values():
+        job.status = QUEUED
+    world.fake.jobs |= late
+    done, _ = _recall(world, "now")
+    assert (done.cancelled, world.at_work()) == (4, set())
 
 
 class Cluster(Fake):

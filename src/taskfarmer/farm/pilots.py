@@ -426,7 +426,7 @@ class Pilots:
         jobs = [job for name in names for job in requests[name].jobs if job]
         said: dict[JobId, JobStatus] = self.ask(system, system.poll(jobs)) if jobs else {}
         for name in names:
-            absent = GONE if self._wall() - requests[name].time > SEEN_S else _NOT_SEEN
+            absent = GONE if self._is_late(requests[name]) or self._was_ended(requests[name]) else _NOT_SEEN
             if not _is_ours(requests[name]):  # of whose jobs a system may not tell us
                 why = f"not known here: submitted by {requests[name].extra['user']}"
                 absent = JobStatus(JobState.UNKNOWN, reason=why)
@@ -444,7 +444,17 @@ class Pilots:
         system tells nothing: to them jobs seem to be gone that live.
         """
         found = all(status.state is not JobState.GONE for status in told.values())
-        return _is_ours(request) and (self.turn_taken or found)
+        return _is_ours(request) and ((self.turn_taken and self._is_late(request)) or found)
+
+    def _is_late(self, request: Request) -> bool:
+        """Whether what its system does not know of it by now is gone."""
+        return self._wall() - request.time > SEEN_S
+
+    def _was_ended(self, request: Request) -> bool:
+        """Whether who submits others need not wait for what is not seen of it: pilots were ended, and some systems
+        forget at once what was cancelled before it began. What comes yet does nothing; it is for `stop` to cancel.
+        """
+        return self.turn_taken and self.submissions.is_revoked(request)
 
     def dead(self, state: State) -> set[str]:
         """Return the farmers that are dead although the log does not say so: gone from this host, or silent for long.
