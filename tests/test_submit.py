@@ -1761,21 +1761,38 @@ def test_cancelling_everything_cancels_pilots_that_wait(local: Farm) -> None:
     assert counts_of(local.workdir) == {"cancelled": 20}
 
 
-def test_killed_for_real_at_each_operation_of_the_disk(local: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_for_real_around_its_submission(local: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the operations of the disk before and behind that write down the request, and the answer."""
     monkeypatch.setattr(submissions, "SETTLED_S", 0.5)  # of the command that comes after: nothing is on its way
     local.write(*["sleep 100"] * 4)
-    words = ("submit", str(local.list), "--batch", "local", "--jobs", "2")
-    for operation in range(1, 1000, 16):
-        fault = {"TASKFARMER_FAULT": f"loop@{operation}"}
-        killed = local.start_command(sys.executable, "-m", "taskfarmer", *words, env=fault).wait()
-        if killed.status == 0:
-            break
-        assert killed.status == -signal.SIGKILL, killed
-        wait_for(lambda: call(*words).exit_code == 0, "the same command to succeed")
+    moments = _around_a_submission(local)
+    assert len(moments) > 6
+    for operation in moments:
+        local.workdir = local.path / f"killed at {operation}"
+        assert _submit_two(local, f"loop@{operation}") == -signal.SIGKILL
+        words = ("submit", local.list, "--workdir", local.workdir, "--batch", "local", "--jobs", 2)
+        wait_for(lambda: call(*words).exit_code == 0, "the same command to succeed")  # noqa: B023
         assert len(_living(local)) == 2, operation
+        taken = {path.name for path in Path(local.env["TASKFARMER_LOCAL_JOBS"]).glob("tf*")}
+        assert len(taken & {path.name for path in (local.workdir / "jobs").glob("tf*")}) == 1, operation
         call("stop", local.workdir)
         wait_for(lambda: not _living(local), "the pilots to end")
-    assert operation > 20
+
+
+def _around_a_submission(local: Farm) -> list[int]:
+    """Return the numbers of these operations in a fresh workdir; looks do not count."""
+    local.workdir, counted = local.path / "counted", local.path / "operations"
+    assert _submit_two(local, f"count@{counted}") == 0
+    call("stop", local.workdir)
+    lines = [line for line in counted.read_text().splitlines() if line.split()[0] not in ("read", "list", "stat")]
+    found = [number for number, line in enumerate(lines, 1) if re.search(r"/(request|answer)\.json", line)]
+    return sorted({*found, *(number + 1 for number in found)})
+
+
+def _submit_two(local: Farm, fault: str) -> int:
+    words = ("submit", local.list, "--workdir", local.workdir, "--batch", "local", "--jobs", "2")
+    argv = (sys.executable, "-m", "taskfarmer", *words)
+    return local.start_command(*argv, env={"TASKFARMER_FAULT": fault}).wait().status
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
