@@ -249,7 +249,7 @@ class Plan:
             return 0  # something may fit here
         if in_vain:
             return free  # what was given back since does not fit here, and hides that something is wanted
-        return free if free >= 2 * me.want or (self.idle and free > me.want) else 0
+        return free if free >= 2 * me.want or (not self.running and free > me.want) else 0
 
     def others_hold_much(self) -> bool:
         """Whether somebody else has taken so much that it would give back some, as far as this farmer can tell."""
