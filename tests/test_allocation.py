@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,7 +51,18 @@ from taskfarmer.farm.allocation import (
 from taskfarmer.farm.doubt import DOUBT_S, Doubts
 from taskfarmer.farm.executors import Exit
 from taskfarmer.tasklists.jsonl import JsonLinesTaskList
-from tests.farms import SCRIPTS, Done, Farm, Farmer, check_contract, is_alive, kill, processes_with, wait_for
+from tests.farms import (
+    SCRIPTS,
+    TASKFARMER,
+    Done,
+    Farm,
+    Farmer,
+    check_contract,
+    is_alive,
+    kill,
+    processes_with,
+    wait_for,
+)
 from tests.test_core_plan import Loop
 
 STANDINS = Path(__file__).parent / "standins/batch"
@@ -677,6 +689,69 @@ def test_what_the_batch_system_tells_to_end_is_lost(lone: Farm, inside: bool, al
     why = lone.once("why", lone.workdir, "0").out
     assert why.count("its farmer's batch job was told to end") == 2 * inside
     check_contract(lone, 1)
+
+
+def test_who_is_interrupted_with_all_of_its_job_has_its_grace(lone: Farm) -> None:
+    """LSF (`bkill`) sends INT to each process: the loop hears it twice, which at a terminal means: at once."""
+    lone.write("trap 'sleep 1; echo saved' INT TERM; echo ready; sleep 600 & wait; wait")
+    farmer = lone.start("-n", "1", "--stop-grace", "30", env={"LSB_JOBID": JOB})
+    wait_for(lambda: lone.runs() and lone.log(0) == "ready\n", "the trap")
+    kill(farmer.loop(), signal.SIGINT)
+    wait_for(lambda: "stopped by SIGINT" in farmer.said(), "it to be heard")
+    farmer.signal(signal.SIGINT)
+    assert farmer.wait(30).status == 3
+    assert "saved" in lone.log(0)
+    assert endings(lone, 0) == [("lost", "evicted")]
+
+
+AT_A_TERMINAL = """
+import os, pty, sys, time
+pid, terminal = pty.fork()
+if not pid:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execv(sys.argv[1], sys.argv[1:])
+while not os.path.exists("type"):
+    time.sleep(0.02)
+os.write(terminal, b"\\x03")
+try:
+    while os.read(terminal, 4096):
+        pass
+except OSError:
+    pass
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_ctrl_c_in_an_interactive_job_is_no_word_of_the_batch_system(lone: Farm) -> None:
+    """Also where the list or nothing is the farmer's standard input."""
+    lone.write("sleep 600")
+    farmer = lone.start_command(
+        sys.executable, "-c", AT_A_TERMINAL, *TASKFARMER, "run", lone.list, env={"SLURM_JOB_ID": JOB}
+    )
+    lone.wait_for_runs(1)
+    (lone.path / "type").touch()
+    assert farmer.wait(30).status == 3
+    assert endings(lone, 0) == [("stopped", "stopped")]
+
+
+def test_what_the_end_of_the_allocation_stops_is_lost_only_with_its_job(lone: Farm) -> None:
+    """Not where no batch system ends anything (`--until`), nor where the task has a job of its own."""
+    lone.write("sleep 600")
+    end = {"TASKFARMER_END_TIME": str(time.time() + SETTLE_S + 8)}
+    job = {"_CONDOR_SCRATCH_DIR": str(lone.path)}
+    ways: list[tuple[dict[str, str], tuple[str, ...], tuple[str, str]]] = [
+        ({}, (), ("stopped", "stopped")),
+        (job, (), ("lost", "evicted")),
+        (job, ("--batch", "local", "--one-job-per-task"), ("stopped", "stopped")),
+    ]
+    farmers = [
+        lone.start("-n", "1", "-w", f"farm{number}", *words, env=end | environ)
+        for number, (environ, words, _) in enumerate(ways)
+    ]
+    assert [farmer.wait(30).status for farmer in farmers] == [3, 3, 3]
+    for number, (_, _, expected) in enumerate(ways):
+        (shown,) = lone.once("show", f"farm{number}", "0", "--json").json()["tasks"]
+        assert [(attempt["ending"], attempt["reason"]) for attempt in shown["attempts"]] == [expected]
 
 
 def test_a_task_that_ends_itself_by_a_signal_has_failed(farm: Farm) -> None:

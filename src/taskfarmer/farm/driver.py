@@ -334,7 +334,7 @@ class Driver:
             if number == signal.SIGUSR2:
                 self.drain("draining")
             else:
-                again = self.plan.mode == "stop" and number == signal.SIGINT
+                again = self.plan.mode == "stop" and number == signal.SIGINT and not self._is_told_by_batch(number)
                 if again or self.plan.mode != "stop":  # a batch system signals the guardian and the loop
                     name = signal.Signals(number).name
                     reason = self._reason(number)
@@ -358,14 +358,19 @@ class Driver:
         why = f"the allocation ends in {span(left_s)}: what runs is stopped, to be done again"
         if self.plan.running and not self.plan.pace.typical_s:
             why += "; nothing could finish in it, ask for more time"
-        self.stop(why, wished=False, reason=EVICTED)
+        self.stop(why, wished=False, reason=self._reason())
 
-    def _reason(self, number: int) -> str:
-        """Return why attempts end when this farmer is sent a signal: in a batch job it is the batch system that sends
-        them, but for Ctrl-C at a terminal.
+    def _reason(self, number: int = signal.SIGTERM) -> str:
+        """Return why attempts end when this farmer is sent a signal, or its time is over: those of a batch job's farmer
+        lose their place with it, unless they are jobs themselves.
         """
-        typed = number == signal.SIGINT and os.isatty(0)
-        return EVICTED if self.options.job and not self.options.elsewhere and not typed else STOPPED
+        return EVICTED if self._is_told_by_batch(number) and not self.options.elsewhere else STOPPED
+
+    def _is_told_by_batch(self, number: int) -> bool:
+        """Whether the batch system sends this signal, perhaps to each process of the job (LSF: INT, too), so that it
+        comes twice, once from the guardian: in a job anything but Ctrl-C at a terminal.
+        """
+        return bool(self.options.job) and not (number == signal.SIGINT and host.is_at_terminal(self.link.guardian))
 
     def stop(self, why: str, *, hard: bool = False, wished: bool = True, reason: str = STOPPED) -> None:
         """Tell all attempts to end. `hard`: without a grace. `wished`: somebody wants that, not only this farmer."""

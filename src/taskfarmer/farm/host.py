@@ -80,12 +80,23 @@ def _namespace() -> int:
 
 def start_of(pid: int) -> int:
     """Return when a living process started, in ticks since boot; 0 for one that is dead, or a zombie."""
+    words = _stat(pid)
+    return 0 if words[0] in (b"Z", b"X") else int(words[19])
+
+
+def is_at_terminal(pid: int) -> bool:
+    """Whether a process is in the foreground of a terminal, so that what is typed there is meant for it."""
+    words = _stat(pid)
+    return words[0] != b"X" and words[2] == words[5]
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what /proc/PID/stat says from the state on, if but that there is no such process: `X`."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return 0
-    words = stat[stat.rfind(b")") + 2 :].split()
-    return 0 if words[0] in (b"Z", b"X") else int(words[19])
+        return [b"X"]
+    return stat[stat.rfind(b")") + 2 :].split()
 
 
 def same_machine(place: Place) -> bool:
