@@ -218,6 +218,22 @@ def test_classes_that_cannot_be_used(lone: Farm) -> None:
     assert f"{lone.path / 'broken.ini'}:4" in refused(lone, lone.list, "-r", "args")
 
 
+@pytest.mark.parametrize("asked", ["check(self)", "check_cwd(self, cwd)"])
+def test_a_runner_that_fails_when_it_is_asked_is_one_line(lone: Farm, asked: str) -> None:
+    lone.write("true")
+    (lone.path / "asked.ini").write_text("[asked]\nRunner = asked.Asked\n")
+    (lone.path / "asked.py").write_text(
+        "from taskfarmer.runners import BasicRunner\n"
+        "class Asked(BasicRunner):\n"
+        f"    def {asked}:\n"
+        "        raise KeyError('oops')\n"
+    )
+    done = lone.run("--runner", "asked")
+    assert (done.status, done.err.count("\n")) == (2, 1), done.err
+    assert f"{asked.partition('(')[0]} failed: KeyError: 'oops' ({lone.path}/asked.py:4)" in done.err
+    assert not lone.workdir.exists()
+
+
 def test_a_runner_whose_program_is_missing_is_said_once(lone: Farm) -> None:
     lone.write("true", "true")
     (lone.path / "site.ini").write_text("[s]\nRunner = taskfarmer.runners.ShifterRunner\nimage = x\n")

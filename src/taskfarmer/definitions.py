@@ -8,6 +8,8 @@ configuration, so that a resumed farm needs no INI file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from taskfarmer.config import Config
 from taskfarmer.errors import InputError, TaskfarmerError
 from taskfarmer.inifiles import Broken, ini_files, read_file
 
-__all__ = ["Broken", "Definition", "Kind", "build", "find", "one_line", "read_all"]
+__all__ = ["Broken", "Definition", "Kind", "asked", "build", "find", "one_line", "read_all"]
 
 Kind = Literal["runner", "tasklist"]
 
@@ -109,6 +111,21 @@ def build(definition: Definition, *args: Any, cwd: Path | None = None) -> Any:
         raise _refusal(definition, f"{definition.target} failed: {one_line(error)}") from error
     _check_kind(definition, made)
     return made
+
+
+@contextmanager
+def asked(definition: Definition, what: str) -> Iterator[None]:
+    """Have an object of a user's class do something: what it raises is a line, which names its definition.
+
+    Raises:
+        InputError: it failed.
+    """
+    try:
+        yield
+    except TaskfarmerError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _refusal(definition, f"{definition.target}: {what} failed: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:

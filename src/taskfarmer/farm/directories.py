@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ..core.model import decode_task
+from ..definitions import one_line
 from ..errors import InputError
 from ..runners import Runner
 from ..runners.base import chain
@@ -36,11 +37,14 @@ def looker(runner: object, home: str, place: Place = lambda _number: (None, None
 
     @lru_cache(REMEMBERED)
     def refusal(cwd: str) -> str:
-        try:
-            for check in rules:
-                check(os.path.abspath(os.path.join(home, cwd)))
-        except InputError as error:
-            return error.message
+        path = os.path.abspath(os.path.join(home, cwd))
+        for check in rules:
+            try:
+                check(path)
+            except InputError as error:
+                return error.message
+            except (Exception, SystemExit) as error:  # third parties' code
+                return f"{check.__qualname__} failed: {one_line(error)}"
         return ""
 
     def look(number: int, line: bytes) -> None:

@@ -78,7 +78,8 @@ def build_runner(config: FarmConfig, *, here: bool = True) -> Runner:
     with _where_tasks_run(config):
         runner: Runner = definitions.build(config.runner, cwd=Path(config.cwd))
         if here:
-            checked(runner)
+            with definitions.asked(config.runner, "check"):
+                checked(runner)
     return runner
 
 
