@@ -747,6 +747,20 @@ def test_queued_tasks_are_given_back_from_the_end_when_others_want_them() -> Non
     assert list(loop.fold.state.ready(9)) == [5, 6, 7]
 
 
+def test_what_came_back_since_an_old_wish_hides_no_new_one() -> None:
+    """Whose wish is old may be at work again; who asked after it knows that nothing of it fits there."""
+    loop = Loop(6, resources=Resources(1))
+    loop.fold.join("old", slots=1)
+    loop.fold.join("new", slots=1)
+    loop.fold.take("me", "0-5")
+    loop.plan.took(range(4))
+    loop.fold.append(Report(want=1), by="old")
+    loop.fold.append(Report(), News(of="me", length=0, back="4-5"), by="me")
+    assert loop.plan.gives_back(0.0) == [], "there is enough"
+    loop.fold.append(Report(want=1), by="new")
+    assert loop.plan.gives_back(0.0)[:1] == [3]
+
+
 def test_a_task_that_takes_longer_than_those_before_it_does_not_keep_others_waiting() -> None:
     """The rate of short tasks says of a queue of long ones that it will be empty in a moment."""
     loop = Loop(30, resources=Resources(1))

@@ -228,7 +228,7 @@ def selftest(farm: SharedFarm, *options: str, lacks: Sequence[str] = ()) -> dict
 def test_the_self_test_of_two_hosts(farm: SharedFarm) -> None:
     seen = selftest(farm)["farm"]
     assert (seen["finished"], seen["problems"]) == (300, [])
-    assert seen["farmers"] in (1, 2), "one may have done all of it before the other came"
+    assert seen["farmers"] >= 1, "one may have done all before the other came; more come where hosts stand still"
 
 
 @pytest.mark.long

@@ -192,15 +192,13 @@ class Plan:
             return []
         if self.held:
             return self._for_others(len(self.queue))
-        # What was free to take when they asked does not fit there.
-        ready = max(0, self.state.status.count(READY) - min(farmer.passed_over for farmer in waiting))
         holders = [farmer for farmer in alive if self.state.holds(farmer, more_than=farmer.slots)]
         rate = self._rate_now(now)
         a_second = max(1.0, rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
         count = policy.give_back(
             queued=len(self.queue),
             rate=rate,
-            wanted=wanted - int(ready / a_second),
+            wanted=self._others.unserved(a_second),
             farmers=len(alive),
             holders=len(holders),
             chance=chance,

@@ -40,6 +40,21 @@ class Others:
         ready = self._state.status.count(READY)
         return [farmer for farmer in self.waiting() if farmer.passed_over < ready]
 
+    def unserved(self, a_second: float) -> int:
+        """Return how many of their empty slots what is free to take will not fill, of which `a_second` tasks keep one
+        busy for a second.
+
+        What was free when somebody asked does not fit there. So who asked last has the least to choose from, and is
+        served first: what came back since an old wish, whose farmer may be at work again, hides no new one.
+        """
+        ready, used, left = self._state.status.count(READY), 0, 0
+        for farmer in sorted(self.waiting(), key=lambda farmer: -farmer.passed_over):
+            there = int(max(0, ready - farmer.passed_over) / a_second)
+            served = min(farmer.want, max(0, there - used))
+            used += served
+            left += farmer.want - served
+        return left
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
