@@ -908,17 +908,6 @@ def test_what_does_not_fit_now_is_given_back_once_and_not_taken_again_until_it_f
     assert loop.take() == [1]
 
 
-def test_who_has_empty_slots_and_no_memory_for_more_takes_nothing_that_needs_some() -> None:
-    """It could not begin here, and would only be given back to the next one that has no memory either."""
-    loop = Loop([Task(text="large", memory_bytes=150)] * 4, resources=Resources(4, 200))
-    loop.fold.take("me", "0")
-    loop.plan.took([0])
-    assert loop.start() == [0]
-    assert loop.plan.wants() == []
-    loop.end(0, now=9.0)
-    assert loop.plan.wants()[:1] == [1]
-
-
 def test_nobody_is_given_what_he_can_never_run() -> None:
     loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
     loop.fold.join("other", slots=2)

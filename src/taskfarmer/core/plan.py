@@ -152,7 +152,7 @@ class Plan:
 
     def _fitting(self, count: int) -> list[int]:
         together = self._stuck or bool(self._others.may_take())
-        at_once = together or bool(self._others.waiting()) or self.resources.free > 0  # with room, and yet no place
+        at_once = together or bool(self._others.waiting())
         return self._search.find(Wish(count, together, at_once, self._left_s), self._needs_s)
 
     def took(self, ids: Iterable[int], chance: float = 0.0) -> None:
