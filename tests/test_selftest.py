@@ -137,7 +137,8 @@ def test_chaos_on_two_hosts_is_told_with_its_seed(tmp_path: Path) -> None:
 def test_an_interrupt_leaves_nothing(tmp_path: Path, number: int) -> None:
     mark = f"SELFTEST_MARK={tmp_path}"
     running = start("--dir", tmp_path, "--chaos", "--tasks", "5000", env=dict([mark.split("=", 1)]))
-    wait_for(lambda: list(tmp_path.glob("*/chaos.*/workdir/ledger/alive/*")), "farmers to be at work", 60)
+    alive = "taskfarmer-selftest.*/chaos.*/workdir/ledger/alive/*"  # `*` would look into the one that is renamed
+    wait_for(lambda: list(tmp_path.glob(alive)), "farmers to be at work", 60)
     assert len(processes_with(mark)) > 5
     running.send_signal(number)
     running.communicate(timeout=LIMIT_S)
