@@ -52,10 +52,12 @@ from taskfarmer.core.entries import Stop
 from taskfarmer.core.model import Task
 from taskfarmer.errors import InputError, Stopped, WorkdirError
 from taskfarmer.farm import host, keeping, submissions
+from taskfarmer.farm.demand import elastic, missing, useful
 from taskfarmer.farm.disk import Disk
 from taskfarmer.farm.keeping import Keep, Keeper, in_vain, keeper_submission, slots_left, wanted_now
 from taskfarmer.farm.ledger import Ledger
-from taskfarmer.farm.pilots import Pilots, Plan, elastic, missing, pilot_body, useful
+from taskfarmer.farm.pilot_jobs import Plan, pilot_body
+from taskfarmer.farm.pilots import Pilots
 from taskfarmer.farm.recall import recall
 from taskfarmer.farm.submissions import fresh_name
 from taskfarmer.farm.turns import LEASE_S, Turns

@@ -28,7 +28,8 @@ from .types import MOST_SLOTS, Count, Seconds
 if TYPE_CHECKING:
     from ..batch import BatchSystem, Submission
     from ..farm.keeping import Keep
-    from ..farm.pilots import Pilots, Plan
+    from ..farm.pilot_jobs import Plan
+    from ..farm.pilots import Pilots
     from ..farm.submissions import Request
 
 _FARM = (
@@ -180,7 +181,7 @@ class _Submitting:
 
     def _plan(self) -> tuple[Plan, BatchSystem]:
         from ..batch import choose
-        from ..farm.pilots import Plan
+        from ..farm.pilot_jobs import Plan
 
         v = self.v
         needs = needs_of(v, self.native, memory_bytes=v["memory"])
@@ -239,7 +240,7 @@ class _Submitting:
 
     def _check_submission(self, plan: Plan, system: BatchSystem, workdir: Workdir) -> None:
         """Have the system say what it cannot do before anything is written."""
-        from ..farm.pilots import submission_of
+        from ..farm.pilot_jobs import submission_of
 
         system.files(submission_of(workdir, plan, system, 1, str(self.surroundings.cwd)))
 
@@ -283,7 +284,8 @@ class _Submitting:
     def _would(self, plan: Plan, system: BatchSystem, workdir: Workdir, ledger: Ledger, cwd: str) -> _Would:
         """Return what would be submitted now. The queue is asked for those that are there, and for its limit."""
         from ..farm.keeping import keeper_submission
-        from ..farm.pilots import Pilots, submission_of
+        from ..farm.pilot_jobs import submission_of
+        from ..farm.pilots import Pilots
 
         if self.v["as_job"]:
             return _Would(keeper_submission(workdir, self._keep(plan), cwd, system)[0], 1, 1)
@@ -302,8 +304,8 @@ class _Submitting:
 
     def _count(self, pilots: Pilots, ledger: Ledger, plan: Plan) -> int:
         """Return how many pilots would be submitted now. The queue is asked if there were any; nothing is written."""
+        from ..farm.demand import missing
         from ..farm.keeping import wanted_now
-        from ..farm.pilots import missing
 
         ledger.read_tails()
         queue = pilots.look(settle=False)

@@ -15,8 +15,10 @@ from ..batch import Refused, Submitted, Unsure
 from ..batch.pace import Rate
 from ..core.words import plural
 from ..errors import InputError, Stopped, TaskfarmerError
+from ..farm.demand import missing
 from ..farm.keeping import has_halted
-from ..farm.pilots import Pilots, Plan, Queue, missing
+from ..farm.pilot_jobs import Plan
+from ..farm.pilots import Pilots, Queue
 from .streams import printed
 
 if TYPE_CHECKING:

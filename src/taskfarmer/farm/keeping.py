@@ -23,11 +23,13 @@ from ..core.records import Ended, Started
 from ..core.state import READY, TAKEN, WAITING
 from ..core.words import plural
 from ..errors import InputError, Stopped
+from .demand import elastic, missing, slots_for
 from .disk import chance
 from .farmer import config_of
 from .journal import read_tail
 from .ledger import Ledger
-from .pilots import LONG_S, Pilot, Pilots, Plan, Queue, elastic, end_told, joined, missing, slots_for, trouble_of
+from .pilot_jobs import LONG_S, Plan, end_told
+from .pilots import Pilot, Pilots, Queue, joined, trouble_of
 from .submissions import fresh_name, options_of
 from .workdir import Workdir
 

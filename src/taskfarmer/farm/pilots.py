@@ -1,21 +1,18 @@
 """Pilots: batch jobs that are farmers of one farm, empty it and leave.
 
-A pilot runs `taskfarmer resume WORKDIR`, so that all it needs to know is where the farm is. Its farmer says in the log
-which pilot it is (`farm.sharing.job_of`). What was submitted stands in the workdir (`farm.submissions`); whose turn it
-is to submit, too (`farm.turns`). How many are needed is decided here, by numbers alone; who keeps them coming is
-`farm.keeping`.
+A pilot runs `taskfarmer resume WORKDIR`, so that all it needs to know is where the farm is (`farm.pilot_jobs`). Its
+farmer says in the log which pilot it is (`farm.sharing.job_of`). What was submitted stands in the workdir
+(`farm.submissions`); whose turn it is to submit, too (`farm.turns`). How many are needed is decided in `farm.demand`;
+who keeps them coming is `farm.keeping`.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import shlex
-import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ..batch import (
@@ -25,7 +22,6 @@ from ..batch import (
     JobId,
     JobState,
     JobStatus,
-    Needs,
     NoAnswer,
     Outcome,
     Refused,
@@ -37,28 +33,18 @@ from ..batch import (
     choose,
 )
 from ..batch.calls import Answer, run_call
-from ..batch.inside import REQUEUEING, TELLS_ITS_END, back_to_the_queue, on_each_node
 from ..batch.pace import Rate
 from ..batch.words import user_name
-from ..core.model import Task
 from ..core.state import Farmer, State
 from ..errors import InputError
 from . import host
 from .disk import Disk
-from .farmer import WORK_LEFT
 from .ledger import Ledger
+from .pilot_jobs import Plan, submission_of
 from .sharing import pilot_of
-from .submissions import Kind, Request, Submissions, fresh_name
+from .submissions import Kind, Request, Submissions
 from .turns import Turns
-from .workdir import Workdir
 
-PROMPT_S = 30
-"""A pilot that leaves work sooner than that, unwarned, could do nothing: it is not queued once more."""
-WARN_S = 60.0
-"""Before the end of its job a pilot has a signal. It knows the end by itself in most systems: this is for the others,
-and for limits that somebody has changed."""
-LONG_S = 1200.0
-"""Jobs that are shorter have no such signal by themselves: it would cost too much of their time."""
 SEEN_S = 60.0
 """After a request a job that its system does not know may still be on its way to whoever answers questions there, as in
 LSF; after that it is gone."""
@@ -67,30 +53,6 @@ NOT_OUR_TURN = "somebody else has taken over"
 
 _T = TypeVar("_T")
 Run = Callable[[Call, Mapping[str, str]], Answer]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What each pilot of a submission is. `batch`: the system, as `batch.choose` knows it.
-
-    `slots` >= 1 of its farmer, on each of `needs.nodes`; `requeue`: it queues once more when it leaves work.
-    """
-
-    batch: str
-    slots: int = 1
-    needs: Needs = field(default_factory=Needs)
-    requeue: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """Return the plan that `to_json` gave."""
-        needs = value["needs"]
-        lists = {name: tuple(needs[name]) for name in ("transfer_files", "native")}  # JSON has no tuples
-        return cls(**{**value, "needs": Needs(**{**needs, **lists})})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,145 +102,6 @@ class Queue:
         nobody here would ever know.
         """
         return [p for p in self.pilots if p.kind == "pilots" and not (p.is_over or p.elsewhere)]
-
-
-# -- how many ----------------------------------------------------------------------------------------------------------
-
-
-def useful(state: State, plan: Plan, dead: Collection[str] = ()) -> int:
-    """Return how many more pilots would find something to do, those that are no farmers yet included.
-
-    One at least while anything is left and nobody is at work: what a dead farmer held must be taken over. `dead`: ids
-    of farmers that are, although the log does not say so.
-    """
-    counts = state.counts()
-    at_once = 1 if any(segment.special for _, segment in state.segments) else plan.slots * plan.needs.nodes
-    more = math.ceil(counts["toprocess"] / at_once)
-    at_work = any(farmer.id not in dead for farmer in state.alive())
-    return max(more, 1) if counts["running"] and not at_work else more
-
-
-def missing(wanted: int, queue: Queue, state: State, plan: Plan, dead: Collection[str] = ()) -> int:
-    """Return how many pilots to submit, so that there are `wanted`, and none is without work; >= 0.
-
-    Those that are no farmers yet will take some of what is left. `state` must be as old as `queue`, or older. `dead`:
-    ids of farmers that are, although nobody has buried them; so are those whose pilot is over.
-    """
-    live, farmers = queue.live(), joined(state)
-    over = {pilot.link for pilot in queue.pilots if pilot.is_over}
-    dead = {*dead, *(farmer.id for link in over for farmer in farmers.get(link, ()))}
-    to_come = sum(not any(farmer.alive for farmer in farmers.get(pilot.link, ())) for pilot in live)
-    return max(0, min(wanted - len(live), useful(state, plan, dead) - to_come))
-
-
-def slots_for(task: Task, plan: Plan) -> float:
-    """Return how many of a pilot's slots a task takes, those included that no other like it can use beside it.
-
-    One that asks for more than a pilot has counts as one that fills it.
-    """
-    needs = plan.needs
-    fit = plan.slots // task.cpus
-    if task.memory_bytes and needs.memory_bytes is not None:
-        fit = min(fit, needs.memory_bytes // task.memory_bytes)
-    if task.gpus:
-        fit = min(fit, needs.gpus // task.gpus)
-    return plan.slots / max(1, fit)
-
-
-def elastic(most: int, left: float, plan: Plan, *, typical_s: float | None, within_s: float | None) -> int:
-    """Return how many pilots there should be, `most` at the most, for `left` tasks that take `typical_s` each.
-
-    Tasks of several slots count as so many (`slots_for`). Without knowing how long tasks take, or how soon all is to be
-    done: as many as have a task for each slot.
-    """
-    slots = plan.slots * plan.needs.nodes
-    if typical_s is None or within_s is None:
-        return min(most, math.ceil(left / slots))
-    rounds = max(1.0, within_s // max(typical_s, 1e-3))  # tasks that a slot does one after the other in that time
-    return min(most, math.ceil(left / (slots * rounds)))
-
-
-# -- what a pilot is ---------------------------------------------------------------------------------------------------
-
-
-def resume_command(workdir: Workdir, plan: Plan) -> tuple[str, ...]:
-    """Return the command of a pilot's farmer."""
-    words = (sys.executable, "-P", "-m", "taskfarmer", "resume", str(workdir.path), "--proc", str(plan.slots))
-    return words if plan.needs.memory_bytes is None else (*words, "--memory", f"{plan.needs.memory_bytes}B")
-
-
-def pilot_body(workdir: Workdir, plan: Plan, system: str) -> str:
-    """Return the lines of sh that a pilot runs.
-
-    Raises:
-        InputError: the system cannot do what the plan asks for.
-    """
-    words = resume_command(workdir, plan)
-    nodes = plan.needs.nodes
-    if nodes > 1:
-        prefix = on_each_node(system, nodes, plan.slots)
-        if not prefix:
-            raise InputError(
-                f"--nodes {nodes}: jobs on several nodes are known of Slurm only, not of {system}",
-                hint="submit more pilots of one node each, with --jobs",
-            )
-        words = prefix + words
-    lines = end_told(plan, system)
-    command = shlex.join(words)
-    if not plan.requeue:
-        return "\n".join([*lines, f"exec {command}"])
-    requeueing = REQUEUEING.get(system)
-    if requeueing is None:
-        raise InputError(
-            f"--requeue: a job of {system} cannot queue once more by itself (those of {', '.join(REQUEUEING)} can)",
-            hint="use --keep, which submits others in their place",
-        )
-    ended = [f"{workdir.path}/{view}" for view in ("finished", "failed")]
-    script = back_to_the_queue(command, requeueing, status=WORK_LEFT, least_s=PROMPT_S, progress=ended)
-    return "\n".join(lines + script)
-
-
-def end_told(plan: Plan, system: str) -> list[str]:
-    """Return the line of sh that tells when the job will be ended, where the system does not."""
-    if plan.needs.time_s is None or system in TELLS_ITS_END:
-        return []
-    return [f"export TASKFARMER_END_TIME=$(( $(date +%s) + {int(plan.needs.time_s)} ))"]
-
-
-def pilot_needs(plan: Plan, system: str) -> Needs:
-    """Return what the job asks for: the plan's needs, and what its being queued once more takes."""
-    needs = replace(plan.needs, cpus=plan.slots)
-    least_s = needs.time_s if needs.time_min_s is None else needs.time_min_s
-    if needs.warn_s is None and (least_s is None or least_s >= LONG_S):
-        needs = replace(needs, warn_s=WARN_S)
-    if needs.warn_s == 0:
-        needs = replace(needs, warn_s=None)
-    if not plan.requeue:
-        return needs
-    requeueing = REQUEUEING.get(system)
-    if requeueing is None:
-        return needs
-    return replace(
-        needs,
-        requeue=True,
-        settings={**requeueing.settings, **needs.settings},
-        native=(*requeueing.native, *needs.native),
-    )
-
-
-def submission_of(workdir: Workdir, plan: Plan, system: BatchSystem, count: int, cwd: str) -> Submission:
-    """Return the submission of so many pilots, under a name of its own."""
-    name = fresh_name()
-    directory = workdir.jobs / name
-    return Submission(
-        name=name,
-        directory=directory,
-        body=pilot_body(workdir, plan, system.name),
-        cwd=cwd,
-        output=f"{directory}/out.{{element}}",
-        count=count,
-        needs=pilot_needs(plan, system.name),
-    )
 
 
 # -- what there is -----------------------------------------------------------------------------------------------------
