@@ -908,6 +908,68 @@ def test_what_does_not_fit_now_is_given_back_once_and_not_taken_again_until_it_f
     assert loop.take() == [1]
 
 
+def test_while_what_came_back_in_vain_is_free_nothing_else_that_does_not_fit_is_taken() -> None:
+    """Two farmers with empty slots, and each with too little memory free, took and gave back all there was in turn."""
+    loop = Loop([Task(text="wide", cpus=3)] * 9, resources=Resources(4))
+    loop.fold.join("other", slots=4)
+    assert loop.take() == [0, 1, 2, 3]
+    assert loop.start() == [0]
+    loop.fold.append(Report(want=3), by="other")
+    assert loop.plan.gives_back(2.0) == [3, 2, 1]
+    loop.fold.append(Report(), News(of="me", length=100, back="1-3"), by="me")
+    loop.fold.take("other", "1")
+    assert loop.start() == loop.plan.wants() == []
+    loop.fold.take("other", "2-3")
+    assert loop.plan.wants() == [4], "nothing of it is free any more"
+
+
+def test_what_came_back_from_whom_it_was_given_to_is_not_taken_without_a_place_either() -> None:
+    loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
+    loop.fold.join("other", slots=4)
+    assert loop.take() == [0, 1]
+    assert loop.start() == [0]
+    loop.fold.append(Report(want=3), by="other")
+    assert loop.plan.gives_back(2.0) == [1]
+    loop.fold.append(Report(), News(of="me", length=100, back="1"), by="me")
+    loop.fold.take("other", "1")
+    assert loop.start() == loop.plan.wants() == []
+    loop.fold.append(Report(), News(of="other", length=0, back="1"), by="other")
+    assert loop.plan.wants() == []
+
+
+@pytest.mark.parametrize(("cpus", "asked"), [(4, [3, 4]), (3, [3]), (5, [3])], ids=["fits", "fitted", "too-wide"])
+def test_it_asks_again_when_one_more_slot_is_what_a_wide_task_of_another_needs(cpus: int, asked: list[int]) -> None:
+    """Else nobody gave it: who was asked for three slots has nothing for them."""
+    loop = Loop([*[Task(text="narrow")] * 5, Task(text="wide", cpus=cpus)], resources=Resources(5))
+    loop.fold.join("other", slots=5)
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    loop.fold.take("other", "5")
+    said = []
+    for id in range(4):
+        loop.end(id, now=1.0 + id)
+        if id > 1 and (slots := loop.plan.asks_for()):
+            said.append(slots)
+            loop.fold.append(Report(want=slots), by="me")
+    assert said == asked
+
+
+def test_what_runs_elsewhere_is_no_reason_to_ask_again() -> None:
+    loop = Loop([*[Task(text="narrow")] * 5, Task(text="wide", cpus=4)], resources=Resources(5))
+    loop.fold.join("other", slots=5)
+    loop.fold.take("me", "0-4")
+    loop.plan.took(range(5))
+    loop.start()
+    loop.fold.take("other", "5")
+    loop.fold.start("other", 5)
+    loop.fold.read("other")
+    for id in range(4):
+        loop.end(id, now=1.0 + id)
+    loop.fold.append(Report(want=3), by="me")
+    assert loop.plan.asks_for() == 0
+
+
 def test_nobody_is_given_what_he_can_never_run() -> None:
     loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
     loop.fold.join("other", slots=2)

@@ -20,7 +20,7 @@ from .pace import Pace
 from .policy import Rules
 from .records import EVICTED, STOPPED, Ended
 from .resources import Resources, Share
-from .search import Others, Search, Wish
+from .search import NEAR_LOOK, Others, Search, Wish
 from .state import READY, TAKEN, State
 from .words import plural
 
@@ -236,8 +236,8 @@ class Plan:
         """Return for how many empty slots the others are to be asked for work now; 0: the log says it, or it is in
         vain.
 
-        It is said again when twice as many are empty, when all are, and when what others gave back does not fit: not
-        for each slot that empties at the end.
+        It is said again when twice as many are empty, when all are, when others have something for which the number
+        matters, and when what they gave back does not fit: not for each slot that empties at the end.
         """
         if not self.hungry or (self.too_late_s is not None and not self.idle):
             return 0
@@ -247,7 +247,18 @@ class Plan:
             return 0  # something may fit here
         if in_vain:
             return free  # what was given back since does not fit here, and hides that something is wanted
-        return free if free >= 2 * me.want or (not self.running and free > me.want) else 0
+        if free <= me.want:
+            return 0
+        return free if free >= 2 * me.want or not self.running or self._others_have_between(me.want, free) else 0
+
+    def _others_have_between(self, slots: int, free: int) -> bool:
+        """Whether somebody has a task that waits for more than `slots` CPUs, and at most `free`, as far as was looked.
+
+        Who gives something back gives what needs at most as many as it was asked for.
+        """
+        waiting = (task for other in self._others.holding() for task in other if task not in self.state.running)
+        wide = (self._describe(task) for task in islice(filter(self._is_special, waiting), NEAR_LOOK))
+        return any(slots < task.cpus <= free and not self.resources.never(task) for task in wide)
 
     def others_hold_much(self) -> bool:
         """Whether somebody else has taken so much that it would give back some, as far as this farmer can tell."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .misfits import Misfits
 from .model import Task
 from .resources import Resources, Room
-from .state import READY, Farmer, State
+from .state import READY, TAKEN, Farmer, State
 
 NEAR_LOOK = 1000
 """Among how many that are free to take, and cannot end in time, one is looked for that can; and among how many that do
@@ -39,6 +39,10 @@ class Others:
         """Return those of them that may find something in what is free to take: there is more than when they asked."""
         ready = self._state.status.count(READY)
         return [farmer for farmer in self.waiting() if farmer.passed_over < ready]
+
+    def holding(self) -> Iterator[Iterator[int]]:
+        """Yield for each of them the tasks that it has taken and not ended, as far as the log tells."""
+        return (self._state.held_by(self._state.index[farmer.id]) for farmer in self.alive())
 
     def unserved(self, a_second: float) -> int:
         """Return how many of their empty slots what is free to take will not fill, of which `a_second` tasks keep one
@@ -85,7 +89,8 @@ class Search:
         self.goes_on = False
         """Whether the last look found nothing, and ended early at what can never run here."""
         self.given: set[int] = set()
-        """What was given back since it did not fit, and has not begun here since."""
+        """What was given back since it did not fit, and has not begun since, here or elsewhere."""
+        self._gave_in_vain = False
         self.too_late_s: float | None = None
         """Nothing that is free to take can end in time, as far as was looked: what the shortest of it needs."""
 
@@ -98,6 +103,9 @@ class Search:
         self.goes_on = False
         if self.too_late_s is not None:
             return found
+        status = self._state.status
+        self.given = {task for task in self.given if status[task] in (READY, TAKEN) and task not in self._state.running}
+        self._gave_in_vain = any(status[task] == READY for task in self.given)
         hurries = wish.left_s < float("inf")
         late: list[float] = []
         room, passed, end = self._resources.room(), 0, self.misfits.known + MISFIT_LOOK
@@ -133,4 +141,5 @@ class Search:
         if room.take(described) or (not wish.together and self._resources.room().take(described)):
             return True
         # Who waits would have it from us at once, and we again from them, if it were taken without a place to run.
-        return not (wish.at_once or task in self.given)
+        # And while some of that is still free, nothing else is taken to be given back as well.
+        return not (wish.at_once or self._gave_in_vain or task in self.given)
