@@ -923,6 +923,27 @@ def test_while_what_came_back_in_vain_is_free_nothing_else_that_does_not_fit_is_
     assert loop.plan.wants() == [4], "nothing of it is free any more"
 
 
+def test_who_has_no_empty_slot_goes_on_to_take_ahead_although_something_came_back_in_vain() -> None:
+    """Else short tasks, of which each asks for some CPUs, would be taken by the handful, an entry each time."""
+    loop = Loop([Task(text="all", cpus=4), *[Task(text="one")] * 400], resources=Resources(4))
+    loop.fold.join("other", slots=4)
+    loop.fold.take("me", "0-9")
+    loop.plan.took(range(1, 10))
+    for turn in range(2):
+        for id in loop.start(now=turn / 100):
+            loop.end(id, now=(turn + 1) / 100)
+    loop.plan.took([0])
+    loop.fold.append(Report(want=4), by="other")
+    assert loop.start(now=0.02) == [9]
+    assert loop.plan.gives_back(9.0) == [0]
+    loop.fold.append(Report(), News(of="me", length=100, back="0"), by="me")
+    loop.fold.take("other", "10-13")
+    assert len(loop.plan.wants()) == 3, "as many as fit in what is empty"
+    loop.take(), loop.start(now=9.0)
+    assert loop.plan.resources.free == 0
+    assert len(loop.plan.wants()) > 10
+
+
 def test_what_came_back_from_whom_it_was_given_to_is_not_taken_without_a_place_either() -> None:
     loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
     loop.fold.join("other", slots=4)

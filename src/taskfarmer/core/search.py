@@ -105,7 +105,7 @@ class Search:
             return found
         status = self._state.status
         self.given = {task for task in self.given if status[task] in (READY, TAKEN) and task not in self._state.running}
-        self._gave_in_vain = any(status[task] == READY for task in self.given)
+        self._gave_in_vain = self._resources.free > 0 and any(status[task] == READY for task in self.given)
         hurries = wish.left_s < float("inf")
         late: list[float] = []
         room, passed, end = self._resources.room(), 0, self.misfits.known + MISFIT_LOOK
@@ -141,5 +141,5 @@ class Search:
         if room.take(described) or (not wish.together and self._resources.room().take(described)):
             return True
         # Who waits would have it from us at once, and we again from them, if it were taken without a place to run.
-        # And while some of that is still free, nothing else is taken to be given back as well.
+        # And while some of that is free and so are slots here, nothing else is taken to be given back as well.
         return not (wish.at_once or self._gave_in_vain or task in self.given)
