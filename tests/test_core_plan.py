@@ -991,6 +991,26 @@ def test_what_runs_elsewhere_is_no_reason_to_ask_again() -> None:
     assert loop.plan.asks_for() == 0
 
 
+def test_what_others_overtake_for_half_a_second_is_given_back_however_fast_those_go() -> None:
+    """By the rate of these it was to begin in a moment, for seconds."""
+    loop = Loop([Task(text="wide", cpus=2), *[Task(text="narrow")] * 99], resources=Resources(2))
+    loop.fold.join("other", slots=2)
+    loop.fold.take("me", "0-99")
+    loop.plan.took([1, 2, 0])
+    assert loop.start() == [1, 2]
+    loop.fold.append(Report(want=2), by="other")
+    given = {}
+    for id in range(2, 10):
+        now = (id - 1) / 10
+        loop.end(id, now=now)
+        assert loop.start(now=now) == []
+        if back := loop.plan.gives_back(now):
+            given[now] = back
+        loop.plan.took([id + 1])
+        assert loop.start(now=now) == [id + 1]
+    assert given == {0.5: [0]}
+
+
 def test_nobody_is_given_what_he_can_never_run() -> None:
     loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
     loop.fold.join("other", slots=2)

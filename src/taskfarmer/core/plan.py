@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -86,8 +86,9 @@ class Plan:
         self.keeps_time = True
         """Whether attempts are ended here at their time-out; else who runs them does that, and says so."""
         self._patient: int | None = None
-        """The task that does not fit and is overtaken by others, and by how many it was."""
+        """The task that does not fit and is overtaken by others, by how many it was, and since when."""
         self._overtaken = 0
+        self._overtaken_since = 0.0
         self.held = False
         """Whether nothing can be started here for a moment, as the driver found out."""
         self._stuck = False
@@ -182,7 +183,8 @@ class Plan:
     def gives_back(self, now: float, chance: float = 0.0) -> list[int]:
         """Return queued tasks that others want more, and forget them; `chance` in [0, 1) as in `policy.give_back`.
 
-        Those that are to be tried again are among them, once their pause is over.
+        Those that are to be tried again are among them, once their pause is over. And the one that others overtake: the
+        rate at which these go says nothing of when it begins.
         """
         self.end_pauses(now)
         alive = self.state.alive()
@@ -191,7 +193,7 @@ class Plan:
         if not wanted or not self.queue:
             return []
         if self.held:
-            return self._for_others(len(self.queue))
+            return self._for_others(self.queue, len(self.queue))
         holders = [farmer for farmer in alive if self.state.holds(farmer, more_than=farmer.slots)]
         rate = self._rate_now(now)
         a_second = max(1.0, rate / self.resources.slots)  # as many tasks keep a slot busy for so long, or longer
@@ -204,19 +206,22 @@ class Plan:
             chance=chance,
             all_slots=wanted + sum(farmer.slots for farmer in holders),
         )
-        return self._for_others(count)
+        patient = self._patient
+        if not count and patient is not None and patient in self.queue:
+            return self._for_others([patient], int(now - self._overtaken_since >= policy.GIVING_S))
+        return self._for_others(self.queue, count)
 
-    def _for_others(self, count: int) -> list[int]:
-        """Take up to `count` tasks out of the queue, the last first, that somebody who waits for some can run.
+    def _for_others(self, waiting: Sequence[int], count: int) -> list[int]:
+        """Take up to `count` of what is `waiting` out of the queue, the last first, that somebody who asked can run.
 
         First those that ask for nothing but a slot, which surely fit there; of the others it is not known what is free.
         """
-        plain = (task for task in reversed(self.queue) if not self._is_special(task))
+        plain = (task for task in reversed(waiting) if not self._is_special(task))
         back = list(islice(plain, count))
         if len(back) < count:
             claims = {(farmer.want, farmer.claim) for farmer in self._others.waiting()}
             theirs = [type(self.resources)(slots, claim.memory_bytes, claim.gpus) for slots, claim in claims]
-            special = (task for task in reversed(self.queue) if self._is_special(task))
+            special = (task for task in reversed(waiting) if self._is_special(task))
             fitting = (task for task in special if _any_can(theirs, self._describe(task)))
             more = list(islice(fitting, count - len(back)))
             self._search.given.update(more)
@@ -362,7 +367,7 @@ class Plan:
             if (attempt := self._start_if_fits(task, now)) is not None:
                 return attempt
             if self._patient != task and self._patient not in self.queue:
-                self._patient, self._overtaken = task, 0
+                self._patient, self._overtaken, self._overtaken_since = task, 0, now
         self._stuck = True
         return None
 
