@@ -20,7 +20,7 @@ from .pace import Pace
 from .policy import Rules
 from .records import EVICTED, STOPPED, Ended
 from .resources import Resources, Share
-from .search import NEAR_LOOK, Others, Search, Wish
+from .search import FAR_LOOK, NEAR_LOOK, Others, Search, Wish
 from .state import READY, TAKEN, State
 from .words import plural
 
@@ -262,7 +262,8 @@ class Plan:
         Who gives something back gives what needs at most as many as it was asked for.
         """
         waiting = (task for other in self._others.holding() for task in other if task not in self.state.running)
-        wide = (self._describe(task) for task in islice(filter(self._is_special, waiting), NEAR_LOOK))
+        special = filter(self._is_special, islice(waiting, FAR_LOOK))
+        wide = (self._describe(task) for task in islice(special, NEAR_LOOK))
         return any(slots < task.cpus <= free and not self.resources.never(task) for task in wide)
 
     def others_hold_much(self) -> bool:
