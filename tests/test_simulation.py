@@ -535,6 +535,7 @@ KINDS: dict[str, Callable[[random.Random, Mixture], Mixture]] = {
     "cpus": of_cpus,
     "memory": of_memory,
     "all": of_all_of_them,
+    "cpus, retried": lambda draw, farm: of_retries(draw, of_cpus(draw, farm)),
     "all, retried": lambda draw, farm: of_retries(draw, of_all_of_them(draw, farm)),
     "graph": of_graph,
     "retries": of_retries,
