@@ -1011,6 +1011,17 @@ def test_what_others_overtake_for_half_a_second_is_given_back_however_fast_those
     assert given == {0.5: [0]}
 
 
+def test_who_waits_keeps_nobody_from_queueing_what_he_can_never_run() -> None:
+    """It began last of all, however many had overtaken it."""
+    loop = Loop([Task(text="", cpus=3), Task(text="wide", cpus=4)], resources=Resources(4))
+    loop.fold.join("other", slots=3)
+    loop.fold.take("me", "0")
+    loop.plan.took([0])
+    assert loop.start() == [0]
+    loop.fold.append(Report(want=3), by="other")
+    assert loop.take() == [1]
+
+
 def test_nobody_is_given_what_he_can_never_run() -> None:
     loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
     loop.fold.join("other", slots=2)

@@ -16,6 +16,7 @@ import pytest
 from taskfarmer.core import search
 from taskfarmer.core.entries import Bury, Entry, Snapshot, Stop
 from taskfarmer.core.model import Task
+from taskfarmer.core.plan import PATIENCE
 from taskfarmer.core.policy import Rules
 from taskfarmer.errors import Damaged, WorkdirError
 from taskfarmer.farm import upkeep
@@ -379,6 +380,17 @@ def test_who_can_run_nothing_of_what_is_left_does_not_make_others_take_less(busy
     """They took small parts, for the sake of slots that stayed empty: 424 operations instead of 173."""
     tasks = [Work(seconds=0.01, gpus=1)] * 20_000
     assert busy(tasks, [Host(slots=32, gpus=32), Host(slots=32)]).operations <= 250
+
+
+def test_who_can_run_nothing_of_what_is_left_does_not_have_large_tasks_overtaken_by_all_others(tmp_path: Path) -> None:
+    """A task that needs all of the memory began last, since somebody was waiting, who has too little for any."""
+    small = [Work(seconds=1 + task * 7919 % 100 / 100, memory_bytes=50) for task in range(400)]
+    simulation = Simulation(tmp_path, [*small[:20], Work(seconds=5, memory_bytes=400), *small[20:]])
+    simulation.farmers([Host(slots=8, memory_bytes=400), Host(slots=8, memory_bytes=40)])
+    simulation.run()
+    check(simulation, ran_once=True)
+    order = [task for _, task, _ in simulation.trace.begun]
+    assert order.index(20) <= 20 + PATIENCE
 
 
 def test_who_is_alone_with_a_chain_looks_at_the_log_when_a_task_ends(busy: Busy) -> None:

@@ -153,8 +153,14 @@ class Plan:
 
     def _fitting(self, count: int) -> list[int]:
         together = self._stuck or bool(self._others.may_take())
-        at_once = together or bool(self._others.waiting())
-        return self._search.find(Wish(count, together, at_once, self._left_s), self._needs_s)
+        theirs = self._empty_elsewhere()
+        wish = Wish(count, together, self._left_s, lambda task: _any_can(theirs, task))
+        return self._search.find(wish, self._needs_s)
+
+    def _empty_elsewhere(self) -> list[Resources]:
+        """Return what those who wait for work may have free. Of memory and GPUs it is not known: all they have."""
+        claims = {(farmer.want, farmer.claim) for farmer in self._others.waiting()}
+        return [type(self.resources)(slots, claim.memory_bytes, claim.gpus) for slots, claim in claims]
 
     def took(self, ids: Iterable[int], chance: float = 0.0) -> None:
         """The log gave us these. Who has been told to stop meanwhile lets them be: leaving frees them.
@@ -219,8 +225,7 @@ class Plan:
         plain = (task for task in reversed(waiting) if not self._is_special(task))
         back = list(islice(plain, count))
         if len(back) < count:
-            claims = {(farmer.want, farmer.claim) for farmer in self._others.waiting()}
-            theirs = [type(self.resources)(slots, claim.memory_bytes, claim.gpus) for slots, claim in claims]
+            theirs = self._empty_elsewhere()
             special = (task for task in reversed(waiting) if self._is_special(task))
             fitting = (task for task in special if _any_can(theirs, self._describe(task)))
             more = list(islice(fitting, count - len(back)))

@@ -64,14 +64,15 @@ class Others:
 class Wish:
     """What is looked for: `count` tasks, and of those that ask for more than a slot (GPUs, memory, several CPUs)...
 
-    `together`: such as fit at once beside all that was found before them. Else, in a queue, each for itself will do.
-    `at_once`: none that does not fit at all now. `left_s`: what ends within so many seconds.
+    `together`: such as fit at once beside all that was found before them. Else, in a queue, each for itself will do,
+    or one that does not fit now, unless somebody who waits may run it (`is_theirs`). `left_s`: what ends within so many
+    seconds.
     """
 
     count: int
     together: bool
-    at_once: bool
     left_s: float
+    is_theirs: Callable[[Task], bool]
 
 
 class Search:
@@ -142,4 +143,4 @@ class Search:
             return True
         # Who waits would have it from us at once, and we again from them, if it were taken without a place to run.
         # And while some of that is free and so are slots here, nothing else is taken to be given back as well.
-        return not (wish.at_once or self._gave_in_vain or task in self.given)
+        return not (wish.together or self._gave_in_vain or task in self.given or wish.is_theirs(described))
