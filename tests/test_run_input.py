@@ -339,11 +339,11 @@ def test_a_workdir_without_permission(lone: Farm) -> None:
     assert "Permission denied" in refused(lone, lone.list, "-w", "closed/workdir")
 
 
-@pytest.mark.parametrize("command", ["run", "resume"])
-def test_a_farm_that_cannot_be_written_is_said_before_all_else(lone: Farm, command: str) -> None:
+@pytest.mark.parametrize("words", [("run",), ("resume",), ("submit", "--batch", "local", "--keep", "1")])
+def test_a_farm_that_cannot_be_written_is_said_before_all_else(lone: Farm, words: tuple[str, ...]) -> None:
     lone.write("false")
     assert lone.run().status == 1
-    argv = [*TASKFARMER, command, str(lone.list if command == "run" else lone.workdir)]
+    argv = [*TASKFARMER, *words, str(lone.list if words == ("run",) else lone.workdir)]
     if os.geteuid() == 0:
         mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
         argv = ["unshare", "--mount", "sh", "-c", mount, "sh", str(lone.workdir), *argv]

@@ -16,6 +16,7 @@ import click
 from ..config import Config
 from ..core.words import plural
 from ..errors import InputError
+from ..farm.create import require_writable
 from ..farm.disk import disk_for
 from ..farm.ledger import Ledger
 from ..farm.workdir import Workdir
@@ -156,6 +157,7 @@ class _Submitting:
         if self.v["dry_run"]:
             return self._dry(plan, system, workdir)
         farm = opened()
+        require_writable(farm.ledger.workdir)
         if self.v["keep"] is None:
             return self._jobs(farm, plan, system)
         keep = self._keep(plan)
