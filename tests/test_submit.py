@@ -1472,7 +1472,8 @@ def test_on_a_full_disk_pilots_are_ended_by_their_system(world: World, mode: Any
         world.farm.join(job=f"slurm 1 pilot {pilot.link}")
     full = Disk(_full)
     ledger = Ledger.open(world.farm.path, full)
-    with pytest.raises(Stopped, match=f"cannot be told.*No space left.*{ended} pilots? cancelled.*make room"):
+    words = f"cannot be told.*No space left.*{ended} pilots? cancelled.*make room there, or say it where"
+    with pytest.raises(Stopped, match=words):
         recall(world.pilots(disk=full), ledger, mode, lambda: ledger.append(lambda _: (Stop(mode="now"), ())))
     lost = [job for job in world.fake.jobs.values() if job.status.state is JobState.LOST]
     assert len(lost) == ended

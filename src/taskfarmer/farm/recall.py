@@ -89,7 +89,7 @@ def _untold(why: str, problems: list[str], cancelled: int) -> Stopped:
     done = f"{plural(cancelled, 'pilot')} cancelled"
     return Stopped(
         "; ".join([f"the farm cannot be told, {why}", done, *problems]),
-        hint="make room there, and say it again: farmers that are no pilots go on",
+        hint="make room there, or say it where it can be written: farmers that are no pilots go on",
     )
 
 
