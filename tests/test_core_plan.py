@@ -945,15 +945,18 @@ def test_who_has_no_empty_slot_goes_on_to_take_ahead_although_something_came_bac
 
 
 def test_what_came_back_from_whom_it_was_given_to_is_not_taken_without_a_place_either() -> None:
-    loop = Loop([Task(text="wide", cpus=3)] * 2, resources=Resources(4))
+    loop = Loop([Task(text="wide", cpus=3)] * 3, resources=Resources(4))
     loop.fold.join("other", slots=4)
+    loop.fold.take("other", "2")
     assert loop.take() == [0, 1]
     assert loop.start() == [0]
     loop.fold.append(Report(want=3), by="other")
     assert loop.plan.gives_back(2.0) == [1]
     loop.fold.append(Report(), News(of="me", length=100, back="1"), by="me")
     loop.fold.take("other", "1")
-    assert loop.start() == loop.plan.wants() == []
+    loop.fold.append(Report(), News(of="other", length=0, back="2"), by="other")
+    assert loop.start() == []
+    assert loop.plan.wants() == [2], "it has looked while the other had it"
     loop.fold.append(Report(), News(of="other", length=0, back="1"), by="other")
     assert loop.plan.wants() == []
 
