@@ -908,6 +908,18 @@ def test_what_does_not_fit_now_is_given_back_once_and_not_taken_again_until_it_f
     assert loop.take() == [1]
 
 
+def test_where_others_may_find_something_nobody_takes_more_than_fits_together() -> None:
+    loop = Loop([Task(text="wide", cpus=3)] * 4, resources=Resources(4))
+    loop.fold.join("third", slots=4)
+    loop.fold.join("other", slots=4)
+    loop.fold.take("third", "0-3")
+    loop.fold.append(Report(want=4), by="other")
+    loop.fold.append(Report(), News(of="third", length=0, back="0-3"), by="third")
+    assert loop.plan.wants() == [0]
+    loop.fold.append(Report(want=0), by="other")
+    assert loop.plan.wants() == [0, 1, 2, 3]
+
+
 def test_while_what_came_back_in_vain_is_free_nothing_else_that_does_not_fit_is_taken() -> None:
     """Two farmers with empty slots, and each with too little memory free, took and gave back all there was in turn."""
     loop = Loop([Task(text="wide", cpus=3)] * 9, resources=Resources(4))
@@ -941,7 +953,8 @@ def test_who_has_no_empty_slot_goes_on_to_take_ahead_although_something_came_bac
     assert len(loop.plan.wants()) == 3, "as many as fit in what is empty"
     loop.take(), loop.start(now=9.0)
     assert loop.plan.resources.free == 0
-    assert len(loop.plan.wants()) > 10
+    assert len(ahead := loop.plan.wants()) > 10
+    assert 0 not in ahead
 
 
 def test_what_came_back_from_whom_it_was_given_to_is_not_taken_without_a_place_either() -> None:
@@ -961,10 +974,16 @@ def test_what_came_back_from_whom_it_was_given_to_is_not_taken_without_a_place_e
     assert loop.plan.wants() == []
 
 
-@pytest.mark.parametrize(("cpus", "asked"), [(4, [3, 4]), (3, [3]), (5, [3])], ids=["fits", "fitted", "too-wide"])
-def test_it_asks_again_when_one_more_slot_is_what_a_wide_task_of_another_needs(cpus: int, asked: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "asked"),
+    [(4, 0, [3, 4]), (3, 0, [3]), (5, 0, [3]), (4, 1, [3])],
+    ids=["fits", "fitted", "too-wide", "never"],
+)
+def test_it_asks_again_when_one_more_slot_is_what_a_wide_task_of_another_needs(
+    cpus: int, gpus: int, asked: list[int]
+) -> None:
     """Else nobody gave it: who was asked for three slots has nothing for them."""
-    loop = Loop([*[Task(text="narrow")] * 5, Task(text="wide", cpus=cpus)], resources=Resources(5))
+    loop = Loop([*[Task(text="narrow")] * 5, Task(text="wide", cpus=cpus, gpus=gpus)], resources=Resources(5))
     loop.fold.join("other", slots=5)
     loop.fold.take("me", "0-4")
     loop.plan.took(range(5))
@@ -977,6 +996,76 @@ def test_it_asks_again_when_one_more_slot_is_what_a_wide_task_of_another_needs(c
             said.append(slots)
             loop.fold.append(Report(want=slots), by="me")
     assert said == asked
+
+
+def test_it_asks_again_when_what_was_given_back_does_not_fit() -> None:
+    """That is free to take, so others take this wish for one that will be granted."""
+    loop = Loop([*[Task(text="narrow")] * 2, *[Task(text="wide", cpus=2)] * 2], resources=Resources(2))
+    loop.fold.join("other", slots=2)
+    loop.fold.take("me", "0")
+    loop.plan.took([0])
+    loop.fold.take("other", "1-3")
+    assert loop.start() == [0]
+    assert loop.plan.asks_for() == 1
+    loop.fold.append(Report(want=1), by="me")
+    assert loop.plan.asks_for() == 0
+    loop.fold.join("third", slots=2)
+    loop.fold.append(Report(want=2), by="third")
+    loop.fold.append(Report(), News(of="other", length=0, back="3"), by="other")
+    assert loop.plan.asks_for() == 1
+    loop.fold.append(Report(want=1), by="me")
+    assert loop.plan.asks_for() == 0, "the log says it"
+
+
+def test_who_saves_slots_for_what_was_overtaken_asks_for_nothing() -> None:
+    loop = Loop([Task(text="wide", cpus=2), *[Task(text="narrow")] * 80], resources=Resources(2))
+    loop.fold.join("other", slots=2)
+    loop.fold.take("me", "0-80")
+    loop.plan.took([1, 2, 0])
+    assert loop.start() == [1, 2]
+    for id in range(2, 2 + PATIENCE):
+        loop.end(id, now=id / 10)
+        assert loop.start(now=id / 10) == []
+        assert loop.plan.hungry
+        loop.plan.took([id + 1])
+        assert loop.start(now=id / 10) == [id + 1]
+    loop.end(2 + PATIENCE, now=60.0)
+    assert loop.start(now=60.0) == []
+    assert loop.plan.resources.free == 1
+    assert (loop.plan.hungry, loop.plan.asks_for(), loop.plan.wants()) == (False, 0, [])
+
+
+def test_what_is_free_serves_who_asked_last_first() -> None:
+    """He has the least to choose from. So it is enough for both here, and nothing more is given back."""
+    loop = Loop(20, resources=Resources(1))
+    for farmer in ("old", "new"):
+        loop.fold.join(farmer, slots=2)
+    loop.fold.take("me", "0-19")
+    loop.plan.took(range(16))
+    loop.fold.append(Report(want=2), by="old")
+    loop.fold.append(Report(), News(of="me", length=0, back="18-19"), by="me")
+    loop.fold.append(Report(want=2), by="new")
+    loop.fold.append(Report(), News(of="me", length=0, back="16-17"), by="me")
+    assert loop.plan.gives_back(0.0) == []
+
+
+def test_what_began_elsewhere_was_not_given_in_vain() -> None:
+    """If it comes back from there, since its farmer was lost, it is like any other."""
+    loop = Loop([Task(text="wide", cpus=3)] * 9, resources=Resources(4))
+    loop.fold.join("other", slots=12)
+    assert loop.take() == [0, 1, 2, 3]
+    assert loop.start() == [0]
+    loop.fold.append(Report(want=12), by="other")
+    assert loop.plan.gives_back(2.0) == [3, 2, 1]
+    loop.fold.append(Report(), News(of="me", length=100, back="1-3"), by="me")
+    loop.fold.take("other", "1-3")
+    for id in (1, 2, 3):
+        loop.fold.start("other", id)
+    loop.fold.read("other")
+    assert loop.start() == []
+    assert loop.plan.wants() == [4]
+    loop.fold.bury("other")
+    assert loop.plan.wants() == [1]
 
 
 def test_what_runs_elsewhere_is_no_reason_to_ask_again() -> None:

@@ -14,7 +14,8 @@ NEAR_LOOK = 1000
 """Among how many that are free to take, and cannot end in time, one is looked for that can; and among how many that do
 not fit now, one that does."""
 FAR_LOOK = 20_000
-"""Among how many that do not fit now, or may not, one is looked for that asks for nothing but a slot."""
+"""Among how many that do not fit now, or may not, one is looked for that asks for nothing but a slot; and among how
+many that others have, some that ask for more."""
 MISFIT_LOOK = 2000
 """After how many that turned out never to fit here a look ends, and the next one goes on: each must be read."""
 
