@@ -511,6 +511,14 @@ def test_what_was_submitted_without_an_answer_is_found(world: World) -> None:
     assert [pilot.job for pilot in world.pilots().look().pilots] == ["1.1", "1.2", "1.3"]
 
 
+def test_what_a_killed_submitter_submitted_is_found_at_once(world: World) -> None:
+    """Not only when it could no longer be on its way."""
+    (request,) = world.see_to(2).requests()
+    (request.submission.directory / "answer.json").unlink()
+    assert [pilot.job for pilot in world.pilots().look().pilots] == ["1.1", "1.2"]
+    assert not world.pilots().look().open
+
+
 def test_ends_are_remembered_and_asked_for_no_more(world: World) -> None:
     world.see_to(2)
     world.fake.end(JobId("1.1"), 0)
