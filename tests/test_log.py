@@ -24,10 +24,12 @@ from taskfarmer.farm import ledger as ledger_module
 from taskfarmer.farm import log as log_module
 from taskfarmer.farm.clock import Clock
 from taskfarmer.farm.disk import Disk, Hook
+from taskfarmer.farm.joining import await_directories
 from taskfarmer.farm.journal import Journal
 from taskfarmer.farm.ledger import Ledger
 from taskfarmer.farm.log import Log
 from taskfarmer.farm.workdir import Workdir
+from tests.ledgers import HandMade
 
 
 def entry(nonce: str = "n", size: int = 0) -> Entry:
@@ -792,3 +794,37 @@ def test_a_reader_far_beyond_a_cut_reads_anew_and_keeps_its_state_object(farm: L
 def test_a_copy_without_empty_directories_can_be_written(farm: Ledger) -> None:
     farm.workdir.new.rmdir()
     assert farm.append(lambda _state: (Report(), ())) is not None
+
+
+class Passing(Clock):
+    """Sleeps take no time; `now` is a time that is handed out."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("visible_s", "waited_s"), [(0.0, 0.0), (10.0, 10.0), (1000.0, log_module.PATIENCE_S)])
+def test_directories_that_a_cache_hides_are_awaited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible_s: float, waited_s: float
+) -> None:
+    """Somebody on this host looked for one just before it was made elsewhere; and the log was seen at once."""
+    farm, clock, lexists = HandMade(tmp_path, ["task"]), Passing(), os.path.lexists
+
+    def seen(path: Path) -> bool:
+        return lexists(path) and (path != farm.ledger.workdir.journals or clock.now >= visible_s)
+
+    monkeypatch.setattr(os.path, "lexists", seen)
+    await_directories(farm.ledger.workdir, clock)
+    assert clock.now == pytest.approx(waited_s, abs=0.1)
+
+
+def test_directories_of_what_is_no_farm_are_not_awaited(tmp_path: Path) -> None:
+    clock = Passing()
+    await_directories(Workdir(tmp_path / "gone"), clock)
+    assert clock.now == 0.0

@@ -28,7 +28,7 @@ from .disk import Disk, chance
 from .doubt import Doubts
 from .executors import Executor, Exit, Launch, StartError
 from .guardian import Link
-from .joining import Joining, mend_directories
+from .joining import Joining, await_directories, mend_directories
 from .journal import Journal
 from .ledger import Ledger
 from .options import FarmConfig, FarmerOptions
@@ -177,9 +177,10 @@ class Driver:
 
     def _join(self) -> bool:
         """Begin this life; False when other farmers on the host leave nothing to this one."""
-        self._undertaker.bury_the_gone()
         workdir = self.ledger.workdir
         mend_directories(workdir, self.disk)
+        await_directories(workdir, self.clock)
+        self._undertaker.bury_the_gone()
         self.journal = Journal(workdir.journals / self.id, self.id, self.disk)
         self._heart = Heart(workdir.alive / self.id, self.disk, self.clock)
         joining = Joining(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 from ..core.entries import Body, Entry, News
 from ..core.state import State
 from ..errors import Unfinished
+from .clock import Clock
 from .disk import Disk
 from .guardian import Link
 from .host import Place
 from .ledger import Ledger
+from .log import PATIENCE_S
 from .options import FarmerOptions
 from .ports import Reporter
 from .sharing import Sharing
@@ -113,3 +116,13 @@ def mend_directories(workdir: Workdir, disk: Disk) -> None:
             for directory in workdir.directories():
                 if directory.parent == parent and directory.name not in there:
                     disk.mkdir(str(directory))
+
+
+def await_directories(workdir: Workdir, clock: Clock) -> None:
+    """Wait for what a cache hides: names that somebody here looked for just before a farmer on another host made them.
+
+    The log may be seen before the directories beside it, which were made before.
+    """
+    deadline = clock.monotonic() + PATIENCE_S
+    while workdir.is_farm() and not all(map(os.path.lexists, workdir.directories())) and clock.monotonic() < deadline:
+        clock.sleep(0.05)
