@@ -1,4 +1,4 @@
-"""What a pilot's job is: the farmer that it starts, the lines of sh around it, and what it asks for. Pure."""
+"""What a pilot's job is: the farmer that it starts, the lines of sh around it, and what it asks for."""
 
 from __future__ import annotations
 
