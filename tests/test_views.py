@@ -540,6 +540,61 @@ def test_an_update_stops_when_its_time_is_over_and_the_next_goes_on(tmp_path: Pa
     assert len(slices(farm)) == 1500
 
 
+def test_what_an_update_has_read_serves_those_that_go_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    disk = Disk(looks=lambda kind, path: names.append(Path(path).name) if kind == "read" else None)
+    farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(100)])
+    hands = [farm.join() for _ in range(3)]
+    for place, hand in enumerate(hands):
+        hand.take(*range(10 * place, 10 * place + 10))
+    keeper = ViewKeeper(Ledger.open(farm.path, disk))
+    assert keeper.update()
+    monkeypatch.setattr(slices_module, "_SLICES", 2)
+    monkeypatch.setattr(slices_module, "_read", lambda *_: pytest.fail("read twice"))
+    for place, hand in enumerate(hands):
+        hand.run(10 * place)
+        hand.run(10 * place + 1)
+    names.clear()
+    assert not keeper.update(budget_s=0.0)
+    assert sorted(names) == sorted(hand.id for hand in hands)
+    hands[0].run(2)
+    keeper.ledger.read_tail(hands[0].id)  # is for the next
+    names.clear()
+    assert not keeper.update(budget_s=0.0)
+    assert lines(farm, "finished") == [], "nothing half-done is shown"
+    assert not keeper.update(budget_s=0.0)
+    assert keeper.update(budget_s=0.0), "all that was read is shown, though there is more by now"
+    assert not names
+    assert len(lines(farm, "finished")) == 6
+    assert keeper.update()
+    assert len(lines(farm, "finished")) == 7
+
+
+def test_views_that_are_begun_anew_go_as_far_as_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(10)])
+    a = farm.join()
+    a.take(*range(10))
+    keeper = ViewKeeper(farm.ledger)
+    for task in range(6):
+        a.run(task)
+    assert keeper.update()
+    with (farm.path / "finished").open("a") as file:
+        file.write("somebody's\n")
+    monkeypatch.setattr(slices_module, "_SLICES", 2)
+    assert not keeper.update(budget_s=0.0)
+    assert not keeper.update(budget_s=0.0), "the journal was read for this one"
+    a.run(6)
+    farm.ledger.read_tail(a.id)
+    while not keeper.update(budget_s=0.0):
+        pass
+    assert keeper.update(budget_s=math.inf)
+    found = contents(farm)
+    assert lines(farm, "finished") == [f"{n} task {n}" for n in range(7)]
+    (farm.path / "ledger/views.json").unlink()
+    update(farm)
+    assert contents(farm) == found
+
+
 def test_a_hundred_thousand_tasks_cost_what_ten_times_ten_thousand_do(tmp_path: Path) -> None:
     small = _cost_of(tmp_path / "small", 10_000)
     large = _cost_of(tmp_path / "large", 100_000)
@@ -647,7 +702,7 @@ def test_rubbish_of_killed_keepers_is_swept_away_after_a_while(tmp_path: Path) -
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["run", "fail", "again", "back", "retry", "cancel", "bury", "leave", "update"]),
+        st.sampled_from(["run", "fail", "again", "back", "retry", "cancel", "bury", "leave", "update", "begin"]),
         st.integers(0, 11),
     ),
     max_size=40,
@@ -666,7 +721,7 @@ def test_kept_up_step_by_step_the_views_are_those_made_at_once(
     farmer = farm.join()
     for what, task in steps:
         farmer = _step(farm, keeper, farmer, what, task)
-    assert keeper.update()
+    assert keeper.update(budget_s=math.inf)
     found = contents(farm)
     state = farm.state()
     names = [state.name_of(task) for task in range(12)]
@@ -683,6 +738,10 @@ def _step(farm: HandMade, keeper: ViewKeeper, farmer: HandMadeFarmer, what: str,
     match what:
         case "update":
             keeper.update()
+        case "begin":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(slices_module, "_SLICES", task + 1)
+                keeper.update(budget_s=0.0)
         case "retry":
             farm.append(Retry(ids=str(task)), *farm.ledger.all_news())
         case "cancel":

@@ -20,6 +20,8 @@ from ..core.state import Farmer
 from . import framing
 
 _CHUNK = 1 << 18
+_SLICES = 256
+"""Slices between two looks at the time."""
 
 Open = dict[int, tuple[int, int, float]]
 """Attempts without an end so far: task -> (attempt, slot, start)."""
@@ -27,6 +29,7 @@ Open = dict[int, tuple[int, int, float]]
 Tails = Mapping[str, tuple[int, bytes]]
 """By farmer: from which byte on its journal was read, and what stood there."""
 NO_TAILS: Tails = MappingProxyType({})
+NO_BOUNDS: Mapping[str, int] = MappingProxyType({})
 
 ENDINGS = {
     "ok": "finished",
@@ -171,16 +174,18 @@ class Feed:
         deadline: float,
         is_known: Callable[[Slice], bool] = lambda _item: True,
         tails: Tails = NO_TAILS,
+        upto: Mapping[str, int] = NO_BOUNDS,
     ) -> Iterator[Slice]:
         """Yield what ended, up to where the state knows the journals, until `deadline` on the monotonic clock.
 
         A journal is read no further than to the first slice that the state does not know, though its tail was read:
         it was ahead of the log. `caught_up` says whether the deadline left time for all the rest. `tails`:
-        what was read of journals just now.
+        what was read of journals just now. `upto`: up to which byte those that it names are wanted, at most.
         """
         self.caught_up = False
         sources = []
         held: set[int] = set()
+        stops = [min(farmer.seen, upto.get(farmer.id, farmer.seen)) for farmer in farmers]
 
         def only_known(source: Iterator[Slice]) -> Iterator[Slice]:
             for item in source:
@@ -189,24 +194,24 @@ class Feed:
                     return
                 yield item
 
-        for number, farmer in enumerate(farmers, 1):
+        for number, (farmer, stop) in enumerate(zip(farmers, stops, strict=True), 1):
             start = self.positions.setdefault(farmer.id, 0)
-            if start < farmer.seen:
+            if start < stop:
                 begun = self._begun.setdefault(farmer.id, {})
                 first, data = tails.get(farmer.id, (start, b""))
                 known = data[start - first :] if start >= first else b""
                 path = self._directory / farmer.id
-                sources.append(only_known(read_slices(path, number, start, farmer.seen, begun, known=known)))
+                sources.append(only_known(read_slices(path, number, start, stop, begun, known=known)))
         for count, item in enumerate(heapq.merge(*sources), 1):
             farmer = farmers[item.farmer - 1]
             self._begun[farmer.id].pop(item.task, None)
             self.positions[farmer.id] = item.offset
             yield item
-            if not count % 256 and time.monotonic() > deadline:
+            if not count % _SLICES and time.monotonic() > deadline:
                 return
-        for number, farmer in enumerate(farmers, 1):
+        for number, (farmer, stop) in enumerate(zip(farmers, stops, strict=True), 1):
             if number not in held:
-                self.positions[farmer.id] = max(self.positions[farmer.id], farmer.seen)
+                self.positions[farmer.id] = max(self.positions[farmer.id], stop)
         self.caught_up = True
 
     def was_read_beyond(self, farmer: Farmer) -> bool:

@@ -28,7 +28,7 @@ from ...core.state import FAILED, FINISHED
 from ...errors import NewerFormat, Replaced, TaskfarmerError
 from ..host import Place, is_gone
 from ..ledger import Ledger
-from ..slices import NO_TAILS, Feed, Slice, Tails
+from ..slices import NO_BOUNDS, NO_TAILS, Feed, Slice, Tails
 from .growing import Growing
 from .remaining import Remaining
 from .texts import ViewTexts
@@ -74,6 +74,9 @@ class ViewKeeper:
         self._sidecar = ledger.workdir.ledger / "views.json"
         self._is_new = True
         self._is_anew = False
+        self._tails: Tails = NO_TAILS
+        self._upto: dict[str, int] = {}
+        """What was read of the journals and not yet taken in, and how far the state knew each of them then."""
         self._next_s = -math.inf
 
     @property
@@ -90,10 +93,13 @@ class ViewKeeper:
         `besides`: the farmer whose own journal the ledger's state always knows. Never raises for the sake of a view.
         """
         began = time.monotonic()
-        tails = self._read_tails(besides)
+        if not self._upto or budget_s == math.inf:
+            self._tails = self._read_tails(besides)
+            self._upto = {farmer.id: farmer.seen for farmer in self.ledger.state.farmers}
+        count = len(self._tails)
         try:
             self.ledger.verify()
-            done = self._update(began + budget_s, tails)
+            done = self._update(time.monotonic() + budget_s)
             self.problem = ""
         except Replaced:  # the loop will see it too
             done = False
@@ -108,8 +114,10 @@ class ViewKeeper:
         now = time.monotonic()
         copied = self._remaining.copied + sum(view.copied for view in self._growing.values())
         spent = now - began
-        least = max(_PAUSE_S, min(_SHARE * spent, _MOST_PAUSE_S)) + min(_JOURNAL_S * len(tails), _JOURNALS_S)
+        least = max(_PAUSE_S, min(_SHARE * spent, _MOST_PAUSE_S)) + min(_JOURNAL_S * count, _JOURNALS_S)
         self._next_s = now + (max(least, copied / _COPY_RATE) if done else _BEHIND * spent)
+        if done or self._feed.caught_up:
+            self._read_anew()
         return done
 
     def close(self) -> None:
@@ -148,7 +156,11 @@ class ViewKeeper:
                 tails[farmer.id] = min(start, farmer.seen), self.ledger.read_tail(farmer.id, start)
         return tails
 
-    def _update(self, deadline: float, tails: Tails = NO_TAILS) -> bool:
+    def _read_anew(self) -> None:
+        """Let the next update read the journals."""
+        self._tails, self._upto = NO_TAILS, {}
+
+    def _update(self, deadline: float) -> bool:
         state = self.ledger.state
         if self._is_new:
             _sweep(self.ledger.workdir.path)
@@ -160,7 +172,8 @@ class ViewKeeper:
             self._begin_anew()
         self._listed.extend(bytes(len(state) - len(self._listed)))
         self._name_farmers()
-        for item in self._feed.read(state.farmers, deadline, self._is_known, tails):
+        upto = NO_BOUNDS if self._is_to_be_exact else self._upto
+        for item in self._feed.read(state.farmers, deadline, self._is_known, self._tails, upto):
             self._take(item)
         if not self._feed.caught_up:
             return False
@@ -187,6 +200,7 @@ class ViewKeeper:
         self._twice = set()
         self._outgrown = False
         self._is_new = True
+        self._read_anew()
 
     def _begin_anew(self) -> None:
         self.ledger.disk.remove(str(self._sidecar))
@@ -242,6 +256,11 @@ class ViewKeeper:
             self._list(task, FAILED)
         self._timeline.write_item(event(item, self._texts.name(task), superseded=superseded))
 
+    @property
+    def _is_to_be_exact(self) -> bool:
+        """Whether what no journal tells of a task is taken from the state, which then must not be ahead of them."""
+        return self._is_anew or not self.ledger.state.alive()
+
     def _correct(self) -> None:
         """Where what is listed is not what the state says: mostly failed tasks that were retried."""
         state = self.ledger.state
@@ -249,7 +268,7 @@ class ViewKeeper:
         differing = list(_differences(self._listed, wanted))
         if self._twice or self._outgrown or any(self._listed[task] == FAILED for task in differing):
             self._sift_failed()
-        if self._is_anew or not state.alive():  # otherwise the next update may read of them
+        if self._is_to_be_exact:  # otherwise the next update may read of them
             self._is_anew = False
             for task in differing:
                 if wanted[task]:
