@@ -820,11 +820,18 @@ def test_directories_that_a_cache_hides_are_awaited_for_a_while(
         return lexists(path) and (path != farm.ledger.workdir.journals or clock.now >= visible_s)
 
     monkeypatch.setattr(os.path, "lexists", seen)
-    await_directories(farm.ledger.workdir, clock)
+    await_directories(farm.ledger.workdir, clock, lambda: False)
     assert clock.now == pytest.approx(waited_s, abs=0.1)
+
+
+def test_who_is_told_to_end_awaits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm, clock = HandMade(tmp_path, ["task"]), Passing()
+    monkeypatch.setattr(os.path, "lexists", lambda _path: False)
+    await_directories(farm.ledger.workdir, clock, lambda: clock.now >= 1.0)
+    assert clock.now == pytest.approx(1.0, abs=0.1)
 
 
 def test_directories_of_what_is_no_farm_are_not_awaited(tmp_path: Path) -> None:
     clock = Passing()
-    await_directories(Workdir(tmp_path / "gone"), clock)
+    await_directories(Workdir(tmp_path / "gone"), clock, lambda: False)
     assert clock.now == 0.0

@@ -540,7 +540,9 @@ def test_an_update_stops_when_its_time_is_over_and_the_next_goes_on(tmp_path: Pa
     assert len(slices(farm)) == 1500
 
 
-def test_what_an_update_has_read_serves_those_that_go_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_update_has_read_serves_those_that_go_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names: list[str] = []
     disk = Disk(looks=lambda kind, path: names.append(Path(path).name) if kind == "read" else None)
     farm = HandMade(tmp_path / "w", [f"task {n}" for n in range(100)])

@@ -179,13 +179,15 @@ class Driver:
         """Begin this life; False when other farmers on the host leave nothing to this one."""
         workdir = self.ledger.workdir
         mend_directories(workdir, self.disk)
-        await_directories(workdir, self.clock)
+        await_directories(workdir, self.clock, self._is_over)
+        if self._is_over():
+            return False
         self._undertaker.bury_the_gone()
         self.journal = Journal(workdir.journals / self.id, self.id, self.disk)
         self._heart = Heart(workdir.alive / self.id, self.disk, self.clock)
         joining = Joining(
-            self.ledger, self.options, self.reporter, self.link, self._undertaker,
-            id=self.id, place=self._place(), told_to_end=lambda: bool(self._signals), tell=self._tell,
+            self.ledger, self.options, self.reporter, self._undertaker,
+            id=self.id, place=self._place(), is_over=self._is_over, tell=self._tell,
         )  # fmt: skip
         if not joining.join(self._heart):
             self._withdraw()
@@ -198,6 +200,11 @@ class Driver:
         self._mind_the_end()
         self.agreement.mind_failures()
         return True
+
+    def _is_over(self) -> bool:
+        """Whether this life ends before it has begun."""
+        self.link.listen()
+        return bool(self._signals) or self.link.gone
 
     def _place(self) -> dict[str, Any]:
         return host.here(self.link.guardian).to_json()

@@ -12,7 +12,6 @@ from ..core.state import State
 from ..errors import Unfinished
 from .clock import Clock
 from .disk import Disk
-from .guardian import Link
 from .host import Place
 from .ledger import Ledger
 from .log import PATIENCE_S
@@ -27,8 +26,8 @@ ROOM_S = 10.0
 
 
 class Joining:
-    """The way of the farmer `id` into the log. `place`: where it is (`host.here`); `told_to_end`: whether signals came;
-    `tell`: says something for all loops of its farmer.
+    """The way of the farmer `id` into the log. `place`: where it is (`host.here`); `is_over`: whether its life ends
+    before it has begun; `tell`: says something for all loops of its farmer.
     """
 
     def __init__(
@@ -36,22 +35,20 @@ class Joining:
         ledger: Ledger,
         options: FarmerOptions,
         reporter: Reporter,
-        link: Link,
         undertaker: Undertaker,
         *,
         id: str,
         place: dict[str, Any],
-        told_to_end: Callable[[], bool],
+        is_over: Callable[[], bool],
         tell: Callable[[str], None],
     ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
         self._reporter = reporter
-        self._link = link
         self._undertaker = undertaker
         self._id = id
         self._place = place
-        self._told_to_end = told_to_end
+        self._is_over = is_over
         self._tell = tell
         self._sharing = Sharing(options, Place.from_json(place))
 
@@ -64,7 +61,6 @@ class Joining:
         told = ""
         begun = self._ledger.state.number
         while self._add(heart) is None:
-            self._link.listen()
             if not self._ledger.state.open_tasks() or self._is_over() or self._clock.monotonic() >= deadline:
                 return False
             if not told:
@@ -80,9 +76,6 @@ class Joining:
             self._tell(self._sharing.told(self._ledger.state))
         return True
 
-    def _is_over(self) -> bool:
-        return self._told_to_end() or self._link.gone
-
     def _add(self, heart: Heart) -> Entry | None:
         """Add the first entry of this life. As long as the log takes none, one can but wait, or be told not to."""
         said = ""
@@ -95,7 +88,6 @@ class Joining:
                     said = str(error)
                     self._reporter.warn(said)
                 self._clock.sleep(1.0)
-                self._link.listen()
         return None
 
     def _entry(self, state: State) -> tuple[Body, tuple[News, ...]] | None:
@@ -118,11 +110,13 @@ def mend_directories(workdir: Workdir, disk: Disk) -> None:
                     disk.mkdir(str(directory))
 
 
-def await_directories(workdir: Workdir, clock: Clock) -> None:
+def await_directories(workdir: Workdir, clock: Clock, is_over: Callable[[], bool]) -> None:
     """Wait for what a cache hides: names that somebody here looked for just before a farmer on another host made them.
 
-    The log may be seen before the directories beside it, which were made before.
+    The log may be seen before the directories beside it, which were made before. No longer than until `is_over`.
     """
     deadline = clock.monotonic() + PATIENCE_S
-    while workdir.is_farm() and not all(map(os.path.lexists, workdir.directories())) and clock.monotonic() < deadline:
+    while workdir.is_farm() and not all(map(os.path.lexists, workdir.directories())):
+        if is_over() or clock.monotonic() >= deadline:
+            return
         clock.sleep(0.05)
