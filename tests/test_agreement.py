@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from taskfarmer.core.entries import Cancel, Entry, Retry, Take
+from taskfarmer.core.entries import Cancel, Entry, News, Report, Retry, Take
 from taskfarmer.core.model import Task, TaskId
 from taskfarmer.core.plan import Plan, Stop
-from taskfarmer.core.policy import Rules
+from taskfarmer.core.policy import LEAVING_S, Rules
 from taskfarmer.core.records import Started
 from taskfarmer.core.resources import Resources
 from taskfarmer.errors import Damaged
@@ -231,3 +231,26 @@ def test_a_job_that_fails_does_not_keep_the_others_waiting(failing: int) -> None
         assert len(done) <= 3, "also the one that failed comes again in its time only"
     assert sorted(done) == [0, 1, 2]
     assert pace.next == 20.0
+
+
+def test_what_was_left_to_others_is_taken_as_soon_as_they_had_their_time(tmp_path: Path) -> None:
+    """With many farmers the next look of who is idle is later than that."""
+    farm = HandMade(tmp_path, ["task"] * 12)
+    me, other, third = (farm.join(slots=slots) for slots in (1, 4, 1))
+    for _ in range(57):
+        farm.join(slots=1)
+    third.take(*range(10))
+    farm.append(Report(want=4), by=other.id)
+    farm.append(Report(), News(of=third.id, length=0, back="0-9"), by=third.id)
+    ledger = Ledger.open(tmp_path)
+    plan = Plan(ledger.state, ledger.state.index[me.id], Rules(), Resources(1), ledger.task, lambda _task: False)
+    agreement = Agreement(ledger, me.id, plan, me.journal, Loop())
+    now = ledger.clock.monotonic()
+    plan.due(now)
+    agreement.take()
+    attempt = plan.next_start(now)
+    assert attempt is not None
+    me.run(attempt.id, seconds=0.003)
+    ledger.read_tail(me.id)
+    plan.ended(attempt.id, 0, now + 0.003, farm.now, (0.0, 0.0, 0), 0.0)
+    assert agreement.idle_until() == plan.takes_again == now + LEAVING_S

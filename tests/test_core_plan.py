@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -12,7 +13,7 @@ from taskfarmer.core.entries import News, Report
 from taskfarmer.core.ids import format_ids
 from taskfarmer.core.model import Task
 from taskfarmer.core.plan import LOOK_AHEAD, PATIENCE, Attempt, Plan, Stop
-from taskfarmer.core.policy import GIVING_S, Rules
+from taskfarmer.core.policy import GIVING_S, LEAVING_S, Rules
 from taskfarmer.core.records import Ended
 from taskfarmer.core.resources import Resources
 from taskfarmer.core.search import MISFIT_LOOK
@@ -918,6 +919,43 @@ def test_where_others_may_find_something_nobody_takes_more_than_fits_together() 
     assert loop.plan.wants() == [0]
     loop.fold.append(Report(want=0), by="other")
     assert loop.plan.wants() == [0, 1, 2, 3]
+
+
+def beside_one_who_waits(*, deps: bool = False) -> Loop:
+    """Return a loop of one slot that has just run its part of ten tasks that somebody gave back for four slots."""
+    loop = Loop(12, resources=Resources(1), fold=Fold(12, {11: [10]} if deps else None))
+    loop.fold.join("third", slots=1)
+    loop.fold.join("other", slots=4)
+    loop.fold.take("third", "0-10")
+    loop.fold.append(Report(want=4), by="other")
+    loop.fold.append(Report(), News(of="third", length=0, back="0-9"), by="third")
+    loop.plan.due(1.0)
+    assert loop.take() == [0]
+    assert loop.start(now=1.0) == [0]
+    loop.end(0, now=1.003)
+    loop.plan.due(1.003)
+    return loop
+
+
+def test_who_had_its_part_leaves_the_rest_for_a_moment_to_those_who_have_yet_to_look() -> None:
+    """Who ran tasks of 3 ms took all that was given back for others, one by one, before they looked: for seconds."""
+    loop = beside_one_who_waits()
+    assert loop.plan.wants() == []
+    assert loop.plan.takes_again == 1.0 + LEAVING_S
+    loop.plan.due(1.0 + LEAVING_S)
+    assert loop.plan.wants() == [1, 2], "they may be dead"
+    assert loop.plan.takes_again == math.inf
+
+
+def test_what_those_who_wait_have_seen_and_not_taken_is_not_left_to_them() -> None:
+    loop = beside_one_who_waits()
+    loop.fold.append(Report(want=4), by="other")
+    assert loop.plan.wants()
+
+
+def test_where_tasks_become_free_as_others_end_nothing_is_left_to_who_waits() -> None:
+    """Else a chain of short tasks would go on three times in a second while somebody waits."""
+    assert beside_one_who_waits(deps=True).plan.wants()
 
 
 def test_while_what_came_back_in_vain_is_free_nothing_else_that_does_not_fit_is_taken() -> None:

@@ -22,7 +22,6 @@ from taskfarmer.core.policy import (
     LEAST_S,
     LOOKS_PER_S,
     MAX_DELAY_S,
-    MOST_GIVING_S,
     MOST_IDLE_S,
     MOST_LOOK_S,
     MOST_PAUSE_S,
@@ -326,8 +325,7 @@ def test_at_the_end_few_look_more_often_while_they_have_something_to_give(farmer
     assert LEAST_LOOK_S <= every_s <= 1.0
     assert farmers / every_s <= max(ENDING_LOOKS_PER_S, farmers)
     assert look_every_s(farmers=farmers, ahead_s=0.0, left_s=0.0) == 1.0, "it has nothing to give"
-    often_s = look_every_s(farmers=farmers, ahead_s=60.0, left_s=0.0)
-    assert often_s == min(1.0, max(MOST_GIVING_S, farmers / ENDING_LOOKS_PER_S)), "what it has lasts"
+    assert look_every_s(farmers=farmers, ahead_s=60.0, left_s=0.0) == every_s, "what it has lasts, and others wait"
 
 
 @FARMERS

@@ -99,6 +99,10 @@ class Plan:
         """The situation in which nothing that is free to take fitted."""
         self._chance = 0.0
         self._takes = 0
+        self._now = 0.0
+        """When this turn began, on the loop's clock."""
+        self._leaves_until = 0.0
+        """Until when the rest of what it took its part of is left to those who wait for some, and have yet to look."""
         self._next_timeout = float("inf")
 
     # -- taking --------------------------------------------------------------------------------------------------------
@@ -133,7 +137,7 @@ class Plan:
             return 0
         alive = self.state.alive()
         wanted = sum(farmer.want for farmer in self._others.may_take())
-        if wanted and (queued or not free):
+        if wanted and (queued or not free or self._leaves_some()):
             return 0  # who has empty slots comes first: or we took at once what we gave back for it
         return policy.take_size(
             slots=self.resources.slots,
@@ -147,6 +151,21 @@ class Plan:
             wanted=wanted,
             chance=self._chance,
         )
+
+    def _leaves_some(self) -> bool:
+        """Whether those who wait for some of what is free to take have yet to look, and it has had its part of that.
+
+        Else who runs short tasks, and sees at the end of each what came back, would take one after the other meanwhile.
+        Not where tasks become free as others end: there is something new at any time.
+        """
+        return self._now < self._leaves_until and not len(self.state.deps)
+
+    @property
+    def takes_again(self) -> float:
+        """When it no longer leaves the rest of what it took its part of to others, on the loop's clock; infinity: it
+        does not.
+        """
+        return self._leaves_until if self._now < self._leaves_until else math.inf
 
     def _all_slots(self) -> int:
         return sum(farmer.slots for farmer in self.state.alive()) or self.resources.slots
@@ -169,6 +188,8 @@ class Plan:
         """
         self._chance = chance
         self._takes += bool(self.pace.known)
+        if self._others.may_take():
+            self._leaves_until = self._now + policy.LEAVING_S
         if self.mode == "work":
             if not self.queue and not self.running:
                 self.pace.rested()
@@ -500,6 +521,7 @@ class Plan:
 
     def due(self, now: float) -> list[Stop]:
         """Return the attempts that must be told to end now: their time is over, or their grace is."""
+        self._now = now
         if now < self._next_timeout:
             return []
         stops = []

@@ -21,6 +21,8 @@ GIVING_S = 0.5
 """Seconds of work in a queue below which nothing of it is given back: it will be started soon."""
 LEAST_S = 0.4
 """Seconds of work below which two farmers do not share with others; many share less finely (`least_worth_s`)."""
+LEAVING_S = 0.3
+"""Seconds for which who took its part of what is free leaves the rest to those who wait for it: they look so often."""
 ENTRIES_PER_S = 50.0
 """Most entries that all farmers together add to a log in a second while there is enough to take."""
 ENDING_ENTRIES_PER_S = 200.0
@@ -45,8 +47,6 @@ MOST_IDLE_S = 0.25
 """Most seconds between two looks at the log of one of few farmers that are idle."""
 LONG_IDLE_LOOKS = 25
 """Looks after which one of few farmers looks half as often."""
-MOST_GIVING_S = 0.5
-"""Most seconds between two looks of one that has something for others."""
 PATIENT_LOOKS = 6
 """Looks (0.3 s) after which one of two farmers that is idle asks the other for some of what it holds; `asks`."""
 HASTY_LOOKS = 2
@@ -245,7 +245,7 @@ def look_every_s(*, farmers: int, ahead_s: float, left_s: float) -> float:
     that is over it looks more often while it has something to give: several times before it has none.
     """
     if left_s < 1.0 and ahead_s > GIVING_S:
-        return min(1.0, max(LEAST_LOOK_S, min(MOST_GIVING_S, ahead_s / 8), farmers / ENDING_LOOKS_PER_S))
+        return min(1.0, max(LEAST_LOOK_S, farmers / ENDING_LOOKS_PER_S))
     return max(1.0, min(MOST_LOOK_S, farmers / LOOKS_PER_S, ahead_s / 2, left_s / 2))
 
 

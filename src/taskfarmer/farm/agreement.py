@@ -228,7 +228,7 @@ class Agreement:
             self._look()
             if self._plan.finished() or self._plan.wants():
                 return now
-        return self._next_look
+        return min(self._next_look, self._plan.takes_again)
 
     def _look(self) -> None:
         """See what others have agreed, and, if we could use it, what they have done since."""
