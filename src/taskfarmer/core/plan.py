@@ -137,7 +137,7 @@ class Plan:
             return 0
         alive = self.state.alive()
         wanted = sum(farmer.want for farmer in self._others.may_take())
-        if wanted and (queued or not free or self._leaves_some()):
+        if wanted and (queued or not free or self._leaves_some(ready, free)):
             return 0  # who has empty slots comes first: or we took at once what we gave back for it
         return policy.take_size(
             slots=self.resources.slots,
@@ -152,13 +152,13 @@ class Plan:
             chance=self._chance,
         )
 
-    def _leaves_some(self) -> bool:
-        """Whether those who wait for some of what is free to take have yet to look, and it has had its part of that.
+    def _leaves_some(self, ready: int, free: int) -> bool:
+        """Whether those who wait for some of what is `ready` have yet to look, and this one has had its part of it.
 
         Else who runs short tasks, and sees at the end of each what came back, would take one after the other meanwhile.
-        Not where tasks become free as others end: there is something new at any time.
+        Where tasks become free as others end there is something new at any time: of a few it takes what it can start.
         """
-        return self._now < self._leaves_until and not len(self.state.deps)
+        return self._now < self._leaves_until and (not len(self.state.deps) or ready > free)
 
     @property
     def takes_again(self) -> float:
