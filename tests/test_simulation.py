@@ -576,12 +576,22 @@ def test_of_some_mixtures_none_has_somebody_sit_idle(tmp_path: Path, lot: Callab
     assert bad_seeds(tmp_path, lot, kind, range(6)) == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "seed"), [("cpus", 383), ("cpus, retried", 383), ("cpus, retried", 566), ("gpus", 490), ("graph", 436)]
+)
+def test_what_came_back_for_who_waits_is_not_taken_one_by_one(
+    tmp_path: Path, lot: Callable[[int], None], kind: str, seed: int
+) -> None:
+    """By others, who run short tasks, before he looks: in these he had empty slots for 2.1 to 2.3 s."""
+    assert bad_seeds(tmp_path, lot, kind, [seed]) == {}
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_many_mixtures_none_has_somebody_sit_idle(tmp_path: Path, lot: Callable[[int], None], kind: str) -> None:
     """A minute or two a kind."""
-    assert bad_seeds(tmp_path, lot, kind, range(6, 300)) == {}
+    assert bad_seeds(tmp_path, lot, kind, range(6, 400)) == {}
 
 
 def test_the_load_on_the_directory_grows_with_the_farmers_not_with_their_square(tmp_path: Path) -> None:
