@@ -594,6 +594,9 @@ class Quiet:
 
     warn = say
 
+    def listen(self) -> None:
+        """Nobody says anything."""
+
     def started(self, attempt: Attempt) -> None:
         """Nothing."""
 
