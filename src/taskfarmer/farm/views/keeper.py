@@ -90,6 +90,7 @@ class ViewKeeper:
     def update(self, besides: str = "", *, budget_s: float = BUDGET_S) -> bool:
         """Bring the views up to date; False when there is more to read than `budget_s` allows, or no way to write.
 
+        After a False the next update goes on with what this one has read, and shows what was true then.
         `besides`: the farmer whose own journal the ledger's state always knows. Never raises for the sake of a view.
         """
         began = time.monotonic()
